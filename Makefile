@@ -1,0 +1,40 @@
+# The newcomer's two commands are `make run` and `make test`; both make the environment first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: run test check format lint types bench-train bench-ui bench-data screenshots clean
+
+run: $(STAMP)
+	$(BIN)/megatron-tui
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP) lint types test
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+screenshots: $(STAMP)
+	$(BIN)/python -m tools.screenshots
+
+bench-%: $(STAMP)
+	$(BIN)/python -m benchmarks.$*
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $(STAMP)

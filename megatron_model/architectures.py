@@ -1,0 +1,43 @@
+"""From a configuration to a model, and how many parameters it will have before it is built."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from megatron_model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from megatron_model.classic import TransformerModel
+    from megatron_model.modern import ModernTransformer
+
+
+def build_model(config: ModelConfig, vocab_size: int) -> TransformerModel | ModernTransformer:
+    """Build the model on the default device, with weights from the global random generator."""
+    from megatron_model.classic import TransformerModel
+    from megatron_model.modern import ModernTransformer
+
+    kind = TransformerModel if config.architecture == "classic" else ModernTransformer
+    return kind(
+        vocab_size,
+        block_size=config.block_size,
+        embed_dim=config.embed_dim,
+        heads=config.heads,
+        layers=config.layers,
+        ff_dim=config.ff_dim,
+        dropout=config.dropout,
+    )
+
+
+def matrix_parameters(config: ModelConfig) -> int:
+    """Return the weights in the blocks' matrices: the part whose products cost the time."""
+    return config.layers * (4 * config.embed_dim**2 + 2 * config.embed_dim * config.ff_dim)
+
+
+def count_parameters(config: ModelConfig, vocab_size: int) -> int:
+    """Return how many weights `build_model` makes, without building it."""
+    width = config.embed_dim
+    if config.architecture == "modern":
+        return matrix_parameters(config) + 2 * vocab_size * width + width
+    biases_and_norms = config.layers * (4 * width + config.ff_dim + width + 4 * width)
+    embeddings = (2 * vocab_size + config.block_size) * width
+    return matrix_parameters(config) + biases_and_norms + embeddings + 2 * width + vocab_size

@@ -1,0 +1,214 @@
+"""Checkpoints: a model file that is enough by itself, and beside it what an exact resume needs.
+
+Weights and state are safetensors; nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from megatron_model.architectures import build_model
+from megatron_model.config import RunConfig, SamplingConfig, config_from_builtins
+from megatron_model.device import choose_device
+from megatron_model.errors import RequestError
+from megatron_model.files import whole_folder, write_atomically
+from megatron_model.run_folder import MODEL_FILE, TRAINING_FILE
+from megatron_model.sampling import generate_stream
+from megatron_model.text import safe
+from megatron_model.tokenizer import CharTokenizer
+
+TRAINING_TENSORS_FILE = "training.safetensors"
+_METADATA_KEY = "megatron"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with everything needed to write with it."""
+
+    model: nn.Module
+    tokenizer: CharTokenizer
+    config: RunConfig
+    step: int
+    val_loss: float | None
+    device: torch.device
+
+    def stream(self, prompt: str, sampling: SamplingConfig) -> Iterator[str]:
+        """Yield the characters that go on from `prompt`, one at a time."""
+        return generate_stream(self.model, self.tokenizer, prompt, sampling)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a trainer needs to go on as if it had never stopped: named tensors and numbers."""
+
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Any]
+
+
+def save_checkpoint(
+    path: Path,
+    *,
+    model: nn.Module,
+    tokenizer: CharTokenizer,
+    config: RunConfig,
+    training: TrainingState,
+) -> None:
+    """Write the checkpoint folder `path`, whole or not at all.
+
+    Args:
+        path: ``.../checkpoints/step-00002000``.
+        model: its weights are written as they are.
+        tokenizer: goes into the model file's metadata, with `config`.
+        config: what was asked of the run.
+        training: the trainer's state; ``numbers`` has ``step`` and ``val_loss``.
+    """
+    with whole_folder(path) as folder:
+        save_model_file(
+            folder / MODEL_FILE,
+            model=model,
+            tokenizer=tokenizer,
+            config=config,
+            step=int(training.numbers["step"]),
+            val_loss=training.numbers["val_loss"],
+        )
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in training.tensors.items()},
+            folder / TRAINING_TENSORS_FILE,
+        )
+        (folder / TRAINING_FILE).write_text(
+            json.dumps(training.numbers, indent=2), encoding="utf-8"
+        )
+
+
+def save_model_file(
+    path: Path,
+    *,
+    model: nn.Module,
+    tokenizer: CharTokenizer,
+    config: RunConfig,
+    step: int,
+    val_loss: float | None,
+) -> None:
+    """Write weights, configuration and vocabulary into one `.safetensors` file."""
+    about = {
+        "config": msgspec.to_builtins(config),
+        "vocabulary": tokenizer.vocabulary,
+        "step": step,
+        "val_loss": val_loss,
+    }
+    weights = {
+        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
+    }
+    save_file(weights, path, metadata={_METADATA_KEY: json.dumps(about)})
+
+
+def load_model(path: Path, device: str = "auto") -> LoadedModel:
+    """Read a model file and build the model it describes, ready to write.
+
+    Raises:
+        RequestError: the file is missing, damaged, not ours, or its weights do not fit its
+            configuration.
+    """
+    where = safe(str(path))
+    about = _read_metadata(path)
+    try:
+        config = config_from_builtins(about["config"])
+        tokenizer = CharTokenizer.from_vocabulary(about["vocabulary"])
+        step, val_loss = int(about["step"]), about["val_loss"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise RequestError(f"{where} does not describe a model: {safe(str(error))}") from None
+    target = choose_device(device)
+    # On the meta device nothing is allocated: a header that promises terabytes costs nothing.
+    with torch.device("meta"):
+        expected = build_model(config.model, tokenizer.vocab_size)
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RequestError(f"{where} is damaged: {safe(str(error))}.") from None
+    _check_shapes(where, expected, weights)
+    model = build_model(config.model, tokenizer.vocab_size)
+    model.load_state_dict(weights)
+    model.to(target).eval()
+    return LoadedModel(model, tokenizer, config, step, val_loss, target)
+
+
+def load_training(path: Path) -> TrainingState:
+    """Read the trainer's state from the checkpoint folder `path`.
+
+    Raises:
+        RequestError: it is missing or damaged.
+    """
+    try:
+        numbers = json.loads((path / TRAINING_FILE).read_text(encoding="utf-8"))
+        tensors = load_file(path / TRAINING_TENSORS_FILE)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise RequestError(f"{safe(str(path))} is damaged: {safe(str(error))}.") from None
+    return TrainingState(tensors, numbers)
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read the weights alone from the checkpoint folder `path`.
+
+    Raises:
+        RequestError: the file is missing or damaged.
+    """
+    try:
+        return load_file(path / MODEL_FILE)
+    except (OSError, SafetensorError) as error:
+        raise RequestError(
+            f"{safe(str(path / MODEL_FILE))} is damaged: {safe(str(error))}."
+        ) from None
+
+
+def save_plain_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """Write a plain state dict for ``torch.load``, whole or not at all."""
+    import io
+
+    buffer = io.BytesIO()
+    torch.save(weights, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    where = safe(str(path))
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise RequestError(f"{where} does not exist.") from None
+    except (OSError, SafetensorError) as error:
+        raise RequestError(
+            f"{where} is not a readable .safetensors file: {safe(str(error))}."
+        ) from None
+    try:
+        about = json.loads(metadata[_METADATA_KEY])
+    except (KeyError, ValueError):
+        raise RequestError(
+            f"{where} carries no configuration and vocabulary; it was not written by this program."
+        ) from None
+    if not isinstance(about, dict):
+        raise RequestError(f"{where} does not describe a model.")
+    return about
+
+
+def _check_shapes(where: str, expected: nn.Module, weights: dict[str, Tensor]) -> None:
+    wanted = {name: tuple(value.shape) for name, value in expected.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    if wanted != found:
+        name = sorted(
+            name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
+        )[0]
+        raise RequestError(
+            f"{where} does not fit its own configuration: {safe(name)} is "
+            f"{found.get(name, 'missing')}, not {wanted.get(name, 'there at all')}."
+        )

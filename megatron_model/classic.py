@@ -1,0 +1,103 @@
+"""The classic transformer: learned positions, LayerNorm before each layer, GELU.
+
+Shapes: B sequences, T positions, C = embed_dim, H heads, V = vocab_size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from megatron_model.attention import causal_attention
+
+
+class SelfAttention(nn.Module):
+    """Causal multi-head self-attention."""
+
+    def __init__(self, embed_dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
+        self.projection = nn.Linear(embed_dim, embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, C) to (B, T, C)."""
+        batch, length, width = x.shape
+        qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, C / H)
+        dropout = self.dropout if self.training else 0.0
+        mixed = causal_attention(query, key, value, dropout=dropout)
+        out: Tensor = self.projection(mixed.transpose(1, 2).reshape(batch, length, width))
+        return out
+
+
+class Block(nn.Module):
+    """One layer: attention, then feed-forward, each added to what came in."""
+
+    def __init__(self, embed_dim: int, heads: int, ff_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(embed_dim)
+        self.attention = SelfAttention(embed_dim, heads, dropout)
+        self.feed_forward_norm = nn.LayerNorm(embed_dim)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(embed_dim, ff_dim), nn.GELU(), nn.Linear(ff_dim, embed_dim)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, C) to (B, T, C)."""
+        x = x + self.dropout(self.attention(self.attention_norm(x)))
+        out: Tensor = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        return out
+
+
+class TransformerModel(nn.Module):
+    """A decoder-only transformer over characters (Radford et al. 2019, GPT-2's arrangement)."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        block_size: int = 256,
+        embed_dim: int = 512,
+        heads: int = 16,
+        layers: int = 16,
+        ff_dim: int = 4096,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if embed_dim % heads:
+            raise ValueError(f"embed_dim ({embed_dim}) must be a multiple of heads ({heads}).")
+        self.vocab_size = vocab_size
+        self.block_size = block_size
+        self.token_embedding = nn.Embedding(vocab_size, embed_dim)
+        self.position_embedding = nn.Embedding(block_size, embed_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(embed_dim, heads, ff_dim, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(embed_dim)
+        self.head = nn.Linear(embed_dim, vocab_size)
+        self._initialise(layers)
+
+    def _initialise(self, layers: int) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                continue
+            # What is added to the residual stream is scaled down by its depth, so that the sum of
+            # all layers starts at the same size however many there are (GPT-2, section 2.3).
+            last = name.endswith(("attention.projection.weight", "feed_forward.2.weight"))
+            nn.init.normal_(parameter, std=0.02 / (2 * layers) ** 0.5 if last else 0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map token ids (B, T), T at most block_size, to logits (B, T, V)."""
+        length = tokens.size(1)
+        if length > self.block_size:
+            raise ValueError(f"{length} characters are more than the block size {self.block_size}.")
+        positions = torch.arange(length, device=tokens.device)
+        x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))
+        for block in self.blocks:
+            x = block(x)
+        logits: Tensor = self.head(self.norm(x))
+        return logits

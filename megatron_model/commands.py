@@ -1,0 +1,333 @@
+"""The verbs of the command line. With cli.py, the only place in this package that prints.
+
+``--json`` puts exactly the event lines on stdout; everything for people goes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from megatron_model import events
+from megatron_model.config import RunConfig, SamplingConfig, config_from_toml, with_settings
+from megatron_model.control import Control
+from megatron_model.corpus import find_corpus
+from megatron_model.errors import RequestError
+from megatron_model.events import RECORDED, Event, encode_event
+from megatron_model.presets import get_preset
+from megatron_model.run_folder import (
+    FINAL_WEIGHTS_FILE,
+    RunFolder,
+    default_runs_dir,
+    find_model,
+    find_run,
+    free_name,
+    list_runs,
+)
+from megatron_model.settings import fields_of
+from megatron_model.text import safe
+
+
+def run(options: argparse.Namespace) -> int:
+    """Carry out the parsed command line and return the exit status."""
+    verbs: dict[str, Callable[[argparse.Namespace], int]] = {
+        "train": train,
+        "sample": sample,
+        "evaluate": evaluate,
+        "preflight": preflight,
+        "runs": runs,
+        "export": export,
+    }
+    return verbs[options.verb](options)
+
+
+def _say(text: str) -> None:
+    print(safe(text, one_line=True), file=sys.stderr, flush=True)
+
+
+def _runs_dir(options: argparse.Namespace) -> Path:
+    return options.runs_dir or default_runs_dir()
+
+
+def _changes(options: argparse.Namespace) -> dict[str, object]:
+    """Return what ``--set`` and ``--max-seconds`` ask for."""
+    changes: dict[str, object] = {}
+    for item in options.set:
+        key, separator, value = item.partition("=")
+        if not separator:
+            raise RequestError(
+                f'--set "{item}" has no value; write KEY=VALUE, e.g. model.layers=4.'
+            )
+        changes[key.strip()] = value
+    if getattr(options, "max_seconds", None) is not None:
+        changes["training.max_seconds"] = str(options.max_seconds)
+    return changes
+
+
+def _configuration(options: argparse.Namespace) -> tuple[str, RunConfig]:
+    """Return the preset's name and the configuration asked for, the corpus in it."""
+    name = options.preset or ("" if options.config else default_preset())
+    config = get_preset(name).config if name else RunConfig()
+    if options.config:
+        config = config_from_toml(options.config, base=config)
+    changes = _changes(options)
+    if options.corpus:
+        changes["data.corpus"] = options.corpus
+    return name or options.config.stem, with_settings(config, changes)
+
+
+def default_preset() -> str:
+    """Return the preset for this machine: `small` with an accelerator, else `cpu`."""
+    from megatron_model.device import choose_device
+
+    return "cpu" if choose_device().type == "cpu" else "small"
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train a new run, or go on with one."""
+    runs_dir = _runs_dir(options)
+    if options.resume and options.corpus:
+        raise RequestError("--resume goes on with a run's own corpus; leave CORPUS out.")
+    if options.resume:
+        if options.preset or options.config or options.name:
+            raise RequestError("--resume keeps the run's name and settings; change one with --set.")
+        folder = find_run(options.resume, runs_dir)
+        changes = _changes(options)
+        if changes:
+            folder.write_config(
+                with_settings(folder.config, changes), fingerprint=folder.corpus_fingerprint
+            )
+    elif options.corpus:
+        preset, config = _configuration(options)
+        source = find_corpus(config.data.corpus)
+        if not config.data.corpus.startswith("builtin:"):
+            # A resume may start in another folder.
+            config = with_settings(config, {"data.corpus": str(Path(config.data.corpus).resolve())})
+        name = (
+            options.name
+            if options.name is not None
+            else free_name(runs_dir, f"{source.name}-{preset}")
+        )
+        folder = RunFolder.create(runs_dir, name, config)
+    else:
+        raise RequestError(
+            "train needs a CORPUS (a text file, a folder, builtin:NAME) or --resume RUN."
+        )
+    return _follow(folder, json_lines=options.json)
+
+
+def _follow(folder: RunFolder, *, json_lines: bool) -> int:
+    """Train the run in `folder`, print what happens, and return the exit status."""
+    from megatron_model.runner import run_training
+
+    control = Control()
+    received: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        control.put("stop")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    _say(f"run {folder.name} in {folder.path}")
+    status = 0
+    for event in run_training(folder, control):
+        if json_lines and isinstance(event, RECORDED):
+            sys.stdout.buffer.write(encode_event(event))
+            sys.stdout.buffer.flush()
+        line = _line(event)
+        if line:
+            _say(line)
+        if isinstance(event, events.RunFailed):
+            status = 1
+    if status == 0:
+        _say(f"weights: {folder.path / FINAL_WEIGHTS_FILE}")
+    return 128 + received[0] if received and status == 0 else status
+
+
+def _line(event: Event) -> str:
+    """Return one line for people about an event, or nothing."""
+    match event:
+        case events.RunStarted():
+            verb = f"resumed at step {event.step:,}" if event.step else "started"
+            return (
+                f"{verb}: {event.parameters:,} parameters on {event.device} in {event.precision}, "
+                f"{event.characters:,} characters, {event.vocabulary_size} of them different"
+            )
+        case events.StepFinished():
+            return (
+                f"step {event.step:>7,}  loss {event.train_loss:.4f}  "
+                f"{event.tokens_per_second:,.0f} characters/s  {event.elapsed_seconds:.1f} s"
+            )
+        case events.Evaluated():
+            return (
+                f"step {event.step:>7,}  validation {event.val_loss:.4f} "
+                f"({event.bits_per_character:.4f} bits per character)"
+            )
+        case events.CheckpointSaved():
+            return f"step {event.step:>7,}  saved {event.path}"
+        case events.RunFinished():
+            return f"{event.reason} at step {event.step:,} after {event.elapsed_seconds:.1f} s"
+        case events.RunFailed():
+            return f"failed at step {event.step:,}: {event.error}"
+        case _:
+            return ""
+
+
+def sample(options: argparse.Namespace) -> int:
+    """Write text; stdout gets the text alone."""
+    asked = {f.name: f.parse(getattr(options, f.name)) for f in fields_of(SamplingConfig)}
+    sampling = msgspec.structs.replace(SamplingConfig(), **asked)
+    path = find_model(
+        options.model, _runs_dir(options), which="latest" if options.latest else "best"
+    )
+    from megatron_model.checkpoint import load_model
+
+    loaded = load_model(path)
+    prompt = options.prompt
+    if options.drop_unknown:
+        prompt = loaded.tokenizer.drop_unknown(prompt)
+    stream = loaded.stream(prompt, sampling)
+    # A corpus may hold escape sequences, and a model learns them: a terminal gets none of them, a
+    # file or a pipe gets the text as it is.
+    shown: Callable[[str], str] = safe if sys.stdout.isatty() else str
+    first = next(stream, "")
+    sys.stdout.write(shown(prompt + first))
+    for character in stream:
+        sys.stdout.write(shown(character))
+        if sys.stdout.isatty():
+            sys.stdout.flush()
+    sys.stdout.write("\n")
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Print the loss over the whole validation split of the model's corpus, or of another one."""
+    runs_dir = _runs_dir(options)
+    path = find_model(options.model, runs_dir)
+    from megatron_model.checkpoint import load_model
+    from megatron_model.device import choose_precision
+    from megatron_model.evaluation import bits_per_character, evaluate_loss
+    from megatron_model.token_cache import prepare_now, retokenize, split
+
+    loaded = load_model(path)
+    data = loaded.config.data
+    source = find_corpus(options.corpus or data.corpus)
+    prepared = prepare_now(source, data.encoding if options.corpus is None else "auto")
+    _, validation = split(prepared, data.validation_fraction, loaded.config.model.block_size)
+    validation = retokenize(prepared, loaded.tokenizer.vocabulary)[-len(validation) :]
+    loss = evaluate_loss(
+        loaded.model,
+        validation,
+        block_size=loaded.config.model.block_size,
+        device=loaded.device,
+        dtype=choose_precision(loaded.config.training.precision, loaded.device),
+    )
+    result = {"val_loss": loss, "bits_per_character": bits_per_character(loss)}
+    if options.json:
+        print(json.dumps({**result, "step": loaded.step, "characters": len(validation)}))
+    else:
+        print(f"validation loss {loss:.4f}, {result['bits_per_character']:.4f} bits per character")
+    return 0
+
+
+def preflight(options: argparse.Namespace) -> int:
+    """Print what a run will cost on this machine."""
+    from megatron_model.device import (
+        choose_device,
+        choose_precision,
+        describe_device,
+        measure_matrix_rate,
+    )
+    from megatron_model.preflight import preflight as work_out
+    from megatron_model.token_cache import prepare_now
+
+    _, config = _configuration(options)
+    prepared = prepare_now(find_corpus(config.data.corpus), config.data.encoding)
+    device = choose_device(config.training.device)
+    precision = choose_precision(config.training.precision, device)
+    about = msgspec.structs.replace(
+        describe_device(config.training.device), matrix_rate=measure_matrix_rate(device, precision)
+    )
+    result = work_out(
+        config,
+        characters=prepared.characters,
+        vocabulary_size=len(prepared.vocabulary),
+        device=about,
+    )
+    if options.json:
+        print(json.dumps(msgspec.to_builtins(result)))
+        return 0
+    gib = 2**30
+    rows = [
+        ("parameters", f"{result.parameters:,}"),
+        ("memory", f"{result.total_bytes / gib:.2f} GiB of {about.memory_free / gib:.1f} GiB free"),
+        ("characters a step", f"{result.characters_per_step:,}"),
+        ("epochs", "-" if result.epochs is None else f"{result.epochs:.1f}"),
+        ("time", "-" if result.seconds is None else f"about {result.seconds:,.0f} s"),
+        ("checkpoints", f"{result.checkpoint_bytes / 2**20:,.0f} MiB on disk"),
+    ]
+    for name, value in rows:
+        print(f"{name:<18} {value}")
+    for text in result.problems + result.warnings:
+        _say(text)
+    return 0
+
+
+def runs(options: argparse.Namespace) -> int:
+    """List the runs, newest first."""
+    for folder in list_runs(_runs_dir(options)):
+        state = folder.state()
+        status = folder.status(state)
+        row = {
+            "name": folder.name,
+            "status": status,
+            "step": state.step,
+            "steps": state.started.steps if state.started else None,
+            "best_val_loss": state.best_val_loss,
+            "best_step": state.best_step,
+            "time": state.last_time or None,
+            "path": str(folder.path),
+        }
+        if options.json:
+            print(json.dumps(row))
+            continue
+        best = "-" if state.best_val_loss is None else f"{state.best_val_loss:.4f}"
+        when = (
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(state.last_time))
+            if state.last_time
+            else "-"
+        )
+        print(f"{safe(folder.name):<40} {status:<12} {state.step:>8,}  {best:>8}  {when}")
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write a model's weights as a plain state dict, or its model file."""
+    output: Path = options.output
+    if output.suffix not in (".pt", ".safetensors"):
+        raise RequestError(f"{output} must end in .pt or .safetensors.")
+    path = find_model(options.model, _runs_dir(options))
+    from megatron_model.checkpoint import load_model, save_plain_weights
+    from megatron_model.files import write_atomically
+
+    loaded = load_model(path, device="cpu")
+    try:
+        if output.suffix == ".pt":
+            save_plain_weights(output, loaded.model.state_dict())
+        else:
+            write_atomically(output, path.read_bytes())
+    except OSError as error:
+        raise RequestError(f"Cannot write {output}: {error.strerror}.") from None
+    loss = loaded.val_loss if loaded.val_loss is not None else math.nan
+    _say(f"wrote {output} (step {loaded.step:,}, validation loss {loss:.4f})")
+    return 0

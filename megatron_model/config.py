@@ -1,0 +1,304 @@
+"""Every setting of a run: its type, range, unit, help and default, declared once.
+
+The form, the command line, the TOML file, the preflight and the documentation all read the
+declarations here. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+
+from megatron_model.errors import RequestError, nearest
+from megatron_model.settings import Field, Settings, fields_of, setting
+
+
+class ModelConfig(Settings, frozen=True, kw_only=True):
+    """The shape of the transformer."""
+
+    group: ClassVar[str] = "model"
+
+    architecture: Annotated[
+        Literal["classic", "modern"],
+        setting(
+            "classic: learned positions, LayerNorm, GELU. "
+            "modern: rotary positions, QK-norm, squared ReLU."
+        ),
+    ] = "classic"
+    block_size: Annotated[
+        int, setting("How many characters the model sees at once.", unit="characters", low=1)
+    ] = 256
+    embed_dim: Annotated[
+        int, setting("Width of the model: numbers per character between layers.", low=1)
+    ] = 512
+    heads: Annotated[int, setting("Attention heads; must divide embed_dim.", low=1)] = 16
+    layers: Annotated[int, setting("Transformer blocks stacked on each other.", low=1)] = 16
+    ff_dim: Annotated[int, setting("Width of the feed-forward layer in each block.", low=1)] = 4096
+    dropout: Annotated[
+        float,
+        setting(
+            "Share of activations dropped in training; raise it on small texts.", low=0, high=0.9
+        ),
+    ] = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.embed_dim % self.heads:
+            raise RequestError(
+                f"model.embed_dim ({self.embed_dim}) must be a multiple of model.heads "
+                f"({self.heads}); {_nearest_multiple(self.embed_dim, self.heads)} would be."
+            )
+        if self.architecture == "modern" and (self.embed_dim // self.heads) % 2:
+            raise RequestError(
+                f"model.embed_dim / model.heads is {self.embed_dim // self.heads}; the modern "
+                "architecture rotates pairs and needs an even number."
+            )
+
+
+class TrainingConfig(Settings, frozen=True, kw_only=True):
+    """How the model learns, how often it reports, and where it runs."""
+
+    group: ClassVar[str] = "training"
+
+    steps: Annotated[int, setting("Optimizer updates in the whole run.", unit="steps", low=1)] = (
+        20_000
+    )
+    batch_size: Annotated[
+        int, setting("Sequences of block_size characters in a step.", unit="sequences", low=1)
+    ] = 128
+    optimizer: Annotated[
+        Literal["adamw", "muon"],
+        setting("adamw: AdamW for everything. muon: Muon for the matrices, AdamW for the rest."),
+    ] = "adamw"
+    learning_rate: Annotated[float, setting("AdamW's peak learning rate.", low=0, high=10)] = 3e-4
+    muon_learning_rate: Annotated[
+        float, setting("Muon's peak learning rate (muon only).", low=0, high=10)
+    ] = 0.02
+    weight_decay: Annotated[
+        float, setting("Decoupled weight decay of the matrices.", low=0, high=10)
+    ] = 0.01
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine"],
+        setting("Shape of the learning rate after the warm-up; linear and cosine end at zero."),
+    ] = "constant"
+    warmup_steps: Annotated[
+        int, setting("Steps over which the learning rate rises from zero.", unit="steps", low=0)
+    ] = 0
+    cooldown: Annotated[
+        float,
+        setting("Last share of the run over which a linear schedule falls.", low=0.01, high=1),
+    ] = 1.0
+    gradient_clip: Annotated[
+        float, setting("Largest gradient norm; 0 leaves gradients alone.", low=0)
+    ] = 0.0
+    max_seconds: Annotated[
+        float,
+        setting(
+            "Time budget: schedule and run end with it; 0 counts steps alone.",
+            unit="seconds",
+            low=0,
+        ),
+    ] = 0.0
+    log_every: Annotated[int, setting("Steps between loss reports.", unit="steps", low=1)] = 100
+    evaluate_every: Annotated[
+        int, setting("Steps between validations, each with a sample.", unit="steps", low=1)
+    ] = 500
+    checkpoint_every: Annotated[int, setting("Steps between checkpoints.", unit="steps", low=1)] = (
+        1000
+    )
+    keep_checkpoints: Annotated[
+        int, setting("Newest checkpoints kept, beside the best one.", unit="checkpoints", low=1)
+    ] = 3
+    sample_prompt: Annotated[
+        str, setting("Text the samples during training begin with; empty begins with a line break.")
+    ] = ""
+    sample_length: Annotated[
+        int, setting("Characters in a sample; 0 draws none.", unit="characters", low=0)
+    ] = 200
+    seed: Annotated[
+        int, setting("Decides initial weights, batches and samples.", low=0, high=2**63 - 1)
+    ] = 1337
+    device: Annotated[
+        str, setting("auto, cpu, cuda, cuda:N or mps; auto takes an accelerator if there is one.")
+    ] = "auto"
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        setting("Arithmetic of the matrix products; auto takes bfloat16 where it is fast."),
+    ] = "auto"
+    compile: Annotated[
+        Literal["auto", "on", "off"],
+        setting("torch.compile; auto uses it where the run is long enough to earn it back."),
+    ] = "auto"
+    threads: Annotated[
+        int, setting("CPU threads for training; 0 chooses.", unit="threads", low=0, high=1024)
+    ] = 0
+
+
+class DataConfig(Settings, frozen=True, kw_only=True):
+    """What the model reads."""
+
+    group: ClassVar[str] = "data"
+
+    corpus: Annotated[
+        str, setting("A text file, a folder of text files, or a built-in corpus.")
+    ] = ""
+    encoding: Annotated[
+        str, setting("Encoding of the text; auto is UTF-8, or what a byte-order mark says.")
+    ] = "auto"
+    validation_fraction: Annotated[
+        float, setting("Share of the text, at its end, kept for validation.", low=0.001, high=0.5)
+    ] = 0.1
+
+
+class RunConfig(Settings, frozen=True, kw_only=True):
+    """Everything that was asked of one run; the defaults are the `seed` preset."""
+
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    data: DataConfig = DataConfig()
+
+
+class SamplingConfig(Settings, frozen=True, kw_only=True):
+    """How characters are drawn from the model's probabilities."""
+
+    max_new_tokens: Annotated[int, setting("Characters to write.", unit="characters", low=0)] = 500
+    temperature: Annotated[
+        float,
+        setting("Below 1 careful, above 1 wild; 0 always takes the likeliest.", low=0, high=10),
+    ] = 0.8
+    top_k: Annotated[int, setting("Draw from the k likeliest only; 0 from all.", low=0)] = 0
+    top_p: Annotated[
+        float,
+        setting("Draw from the likeliest that together reach p; 1 from all.", low=0.01, high=1),
+    ] = 1.0
+    min_p: Annotated[
+        float, setting("Drop what is less likely than this share of the likeliest.", low=0, high=1)
+    ] = 0.0
+    seed: Annotated[int, setting("Same seed, same text.", low=0, high=2**63 - 1)] = 1337
+
+
+_GROUPS: dict[str, type[Settings]] = {
+    "model": ModelConfig,
+    "training": TrainingConfig,
+    "data": DataConfig,
+}
+
+
+def all_fields() -> dict[str, Field]:
+    """Return every setting of a run by its dotted key, in the order of declaration."""
+    return {field.key: field for group in _GROUPS.values() for field in fields_of(group)}
+
+
+def get_setting(config: RunConfig, key: str) -> Any:
+    """Return the value of a dotted key such as ``model.layers``."""
+    group, name = _find(key).key.split(".")
+    return getattr(getattr(config, group), name)
+
+
+def with_settings(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
+    """Return `config` with dotted keys changed; a string value is parsed as typed by a person.
+
+    All changes of a group are applied before the group is checked, so that two fields that depend
+    on each other can change together.
+
+    Raises:
+        RequestError: a key is unknown (the nearest one is named) or a value is refused.
+    """
+    grouped: dict[str, dict[str, object]] = {}
+    for key, value in changes.items():
+        field = _find(key)
+        group, name = field.key.split(".")
+        grouped.setdefault(group, {})[name] = (
+            field.parse(value) if isinstance(value, str) else value
+        )
+    groups = {
+        group: msgspec.structs.replace(getattr(config, group), **values)
+        for group, values in grouped.items()
+    }
+    return msgspec.structs.replace(config, **groups)
+
+
+def differences(config: RunConfig, base: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Return ``{key: (value in base, value in config)}`` for the settings that differ."""
+    pairs = {key: (get_setting(base, key), get_setting(config, key)) for key in all_fields()}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def config_from_builtins(data: object, *, base: RunConfig | None = None) -> RunConfig:
+    """Build a configuration from nested dictionaries; what is absent keeps the value of `base`.
+
+    Raises:
+        RequestError: an unknown group or field, a wrong type, or a value out of range.
+    """
+    if not isinstance(data, Mapping):
+        raise RequestError("A configuration must be a table of model, training and data.")
+    changes: dict[str, object] = {}
+    for group, values in data.items():
+        if group not in _GROUPS:
+            raise RequestError(
+                f'Unknown group of settings "{group}".' + nearest(str(group), _GROUPS)
+            )
+        if not isinstance(values, Mapping):
+            raise RequestError(f'"{group}" must be a table of settings.')
+        for name, value in values.items():
+            field = _find(f"{group}.{name}")
+            changes[field.key] = _typed(field, value)
+    return with_settings(base or RunConfig(), changes)
+
+
+def config_from_toml(path: Path, *, base: RunConfig | None = None) -> RunConfig:
+    """Read a configuration file; settings it does not name keep the value of `base`."""
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        data = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
+    except OSError as error:
+        raise RequestError(f"Cannot read {path}: {error.strerror}.") from None
+    except (TOMLKitError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path} is not valid TOML: {error}.") from None
+    try:
+        return config_from_builtins(data, base=base)
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}") from None
+
+
+def config_to_toml(config: RunConfig) -> str:
+    """Write every setting as TOML with its help beside it."""
+    import tomlkit
+
+    document = tomlkit.document()
+    for group, declared in _GROUPS.items():
+        table = tomlkit.table()
+        for field in fields_of(declared):
+            item = tomlkit.item(getattr(getattr(config, group), field.name))
+            item.comment(field.description)
+            table.add(field.name, item)
+        document.add(group, table)
+    return tomlkit.dumps(document)
+
+
+def _find(key: str) -> Field:
+    known = all_fields()
+    if key not in known:
+        raise RequestError(f'Unknown setting "{key}".' + nearest(key, known))
+    return known[key]
+
+
+def _typed(field: Field, value: object) -> object:
+    """Check a value read from a file: whole numbers serve as floats, nothing else bends."""
+    if field.kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not field.kind:
+        wanted = {int: "a whole number", float: "a number", str: "text"}[field.kind]
+        raise RequestError(f"{field.key} must be {wanted}.")
+    field.check(value)
+    # `with_settings` would parse a string a second time; for text fields that is the identity.
+    return value
+
+
+def _nearest_multiple(value: int, factor: int) -> int:
+    return max(factor, round(value / factor) * factor)

@@ -1,0 +1,233 @@
+"""Where a run computes: choosing the device and its arithmetic, and reading its memory.
+
+torch is imported inside the functions: describing a device is also asked for by programs that have
+not needed torch yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import resource
+import sys
+import time
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct
+
+from megatron_model.errors import RequestError
+from megatron_model.events import DeviceSampled
+from megatron_model.text import safe
+
+if TYPE_CHECKING:
+    import torch
+
+DeviceKind = Literal["cuda", "mps", "cpu"]
+
+
+class DeviceInfo(Struct, frozen=True):
+    """A device as the preflight and the screens see it; memory in bytes."""
+
+    kind: DeviceKind
+    name: str
+    label: str
+    memory_total: int
+    memory_free: int
+    bfloat16: bool = False
+    """Whether ``training.precision`` auto takes bfloat16 here."""
+    matrix_rate: float | None = None
+    """Floating-point operations a second in matrix products; None before it was measured."""
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the torch device meant by `name`.
+
+    Raises:
+        RequestError: the name is unknown, or this machine has no such device.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        return torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal()):
+        raise RequestError(
+            f'training.device is "{safe(name, one_line=True)}"; '
+            "it must be auto, cpu, cuda, cuda:N or mps."
+        )
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(index or 0) >= count:
+            has = f"{count} CUDA device{'s' if count > 1 else ''}" if count else "no CUDA device"
+            raise RequestError(f'training.device is "{name}", but this machine has {has}.')
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise RequestError('training.device is "mps", but this machine has no Apple GPU.')
+    return torch.device(name)
+
+
+def describe_device(name: str = "auto") -> DeviceInfo:
+    """Return what is known of the device `name` without starting work on it."""
+    import psutil
+    import torch
+
+    device = choose_device(name)
+    half = choose_precision("auto", device) == torch.bfloat16
+    memory = psutil.virtual_memory()
+    if device.type == "cuda":
+        index = device.index or 0
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        return DeviceInfo("cuda", name, f"GPU {index}", total, free, half)
+    if device.type == "mps":
+        total = torch.mps.recommended_max_memory()
+        used = torch.mps.driver_allocated_memory()
+        return DeviceInfo("mps", "Apple GPU", "Apple GPU", total, max(0, total - used), half)
+    name = f"{available_cores()} CPU cores"
+    return DeviceInfo("cpu", name, "RAM", memory.total, memory.available, half)
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def choose_precision(precision: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of the matrix products: what was asked, or what is fast on this device."""
+    import torch
+
+    if precision == "float32":
+        return torch.float32
+    if precision == "bfloat16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu" and cpu_computes_bfloat16():
+        return torch.bfloat16
+    return torch.float32
+
+
+def measure_matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the floating-point operations a second of matrix products of a transformer's size."""
+    import torch
+
+    size = 512 if device.type == "cpu" else 4096
+    left = torch.ones(size, size, dtype=dtype, device=device)
+    best = math.inf
+    for _ in range(4):
+        start = time.perf_counter()
+        product = left @ left
+        float(product[0, 0])  # waits for an accelerator
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * size**3 / best
+
+
+@cache
+def cpu_computes_bfloat16() -> bool:
+    """Whether bfloat16 products really are faster than float32 ones here.
+
+    The processor's flags are not enough (some emulate it): two short products are timed.
+    """
+    import torch
+
+    capabilities: dict[str, Any] = {}
+    with contextlib.suppress(AttributeError, RuntimeError):
+        capabilities = dict(torch.cpu.get_capabilities())
+    if not any(capabilities.get(flag) for flag in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")):
+        return False
+
+    def seconds(dtype: torch.dtype) -> float:
+        left, right = torch.ones(512, 256, dtype=dtype), torch.ones(256, 512, dtype=dtype)
+        best = math.inf
+        for _ in range(4):
+            start = time.perf_counter()
+            left @ right
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    return seconds(torch.bfloat16) < 0.8 * seconds(torch.float32)
+
+
+class MemoryMeter:
+    """Reads the memory of one device; never raises, and never creates a CUDA context."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._nvml: Any = None
+        if device.type == "cuda":
+            with contextlib.suppress(
+                Exception
+            ):  # no driver, no library, no permission: all mean "no"
+                import pynvml
+
+                pynvml.nvmlInit()
+                self._nvml = pynvml
+
+    def sample(self, step: int) -> DeviceSampled | None:
+        """Return memory in use, its peak and the total in bytes; None when it cannot be read."""
+        with contextlib.suppress(Exception):  # a lost sensor must never end a run
+            if self._device.type == "cuda":
+                return self._cuda(step)
+            if self._device.type == "mps":
+                return self._mps(step)
+            return self._ram(step)
+        return None
+
+    def _cuda(self, step: int) -> DeviceSampled:
+        import torch
+
+        index = (
+            self._device.index if self._device.index is not None else torch.cuda.current_device()
+        )
+        free, total = torch.cuda.mem_get_info(index)
+        utilization = None
+        if self._nvml is not None and not torch.version.hip:
+            with contextlib.suppress(Exception):
+                # NVML counts every card, CUDA only the visible ones: the UUID is the same.
+                uuid = str(torch.cuda.get_device_properties(index).uuid)
+                full = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
+                handle = self._nvml.nvmlDeviceGetHandleByUUID(full)
+                utilization = self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+        return DeviceSampled(
+            step=step,
+            kind="gpu",
+            name=torch.cuda.get_device_name(index),
+            used=total - free,
+            peak=torch.cuda.max_memory_reserved(index),
+            total=total,
+            utilization=utilization,
+        )
+
+    def _mps(self, step: int) -> DeviceSampled:
+        import torch
+
+        used = torch.mps.driver_allocated_memory()
+        return DeviceSampled(
+            step=step,
+            kind="gpu",
+            name="Apple GPU",
+            used=used,
+            peak=used,
+            total=torch.mps.recommended_max_memory(),
+        )
+
+    def _ram(self, step: int) -> DeviceSampled:
+        import psutil
+
+        usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return DeviceSampled(
+            step=step,
+            kind="ram",
+            name="this process",
+            used=psutil.Process().memory_info().rss,
+            # Linux counts in KiB, macOS in bytes.
+            peak=usage if sys.platform == "darwin" else usage * 1024,
+            total=psutil.virtual_memory().total,
+        )

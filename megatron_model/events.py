@@ -1,0 +1,172 @@
+"""The vocabulary of a run: all that can happen in one, as frozen records, and their JSON lines.
+
+A live run and a recorded one are the same sequence of these records. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import re
+import time as _time
+import typing
+from typing import Literal, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+Phase: TypeAlias = Literal[
+    "loading", "preparing", "compiling", "training", "evaluating", "sampling", "saving", "paused"
+]
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+class Event(Struct, frozen=True, kw_only=True, tag_field="event", tag=_snake_case):
+    """One thing that happened at `step`, at `time` (Unix seconds, UTC)."""
+
+    step: int
+    time: float = msgspec.field(default_factory=_time.time)
+
+
+class RunStarted(Event, frozen=True, kw_only=True):
+    """Training began, or began again from a checkpoint (`step` is then its step)."""
+
+    name: str
+    corpus: str
+    characters: int
+    vocabulary_size: int
+    parameters: int
+    steps: int
+    device: str
+    precision: str = "float32"
+    max_seconds: float = 0.0
+    batch_size: int = 0
+    block_size: int = 0
+    unigram_entropy: float | None = None
+    """Nats per character of the best guess that ignores context: a model must get below it."""
+    elapsed_seconds: float = 0.0
+
+
+class PhaseChanged(Event, frozen=True, kw_only=True):
+    """The run turned to another kind of work."""
+
+    phase: Phase
+
+
+class CorpusProgress(Event, frozen=True, kw_only=True):
+    """`done` of `total` bytes of the corpus are prepared; not written to the log."""
+
+    done: int
+    total: int
+
+
+class StepTaken(Event, frozen=True, kw_only=True):
+    """One update is done; the moment to pause, save or stop. Not written to the log."""
+
+    elapsed_seconds: float
+
+
+class WorkProgress(Event, frozen=True, kw_only=True):
+    """The phase at hand (an evaluation, say) is done by this share. Not written to the log."""
+
+    share: float
+
+
+class StepFinished(Event, frozen=True, kw_only=True):
+    """The report of `training.log_every` steps; the loss is their mean in nats per character."""
+
+    train_loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens_per_second: float
+    elapsed_seconds: float
+
+
+class Evaluated(Event, frozen=True, kw_only=True):
+    """The loss over the whole validation split, in nats and in bits per character."""
+
+    val_loss: float
+    bits_per_character: float
+    elapsed_seconds: float
+
+
+class SampleGenerated(Event, frozen=True, kw_only=True):
+    """What the model wrote after `prompt`, with the same seed every time."""
+
+    prompt: str
+    text: str
+
+
+class CheckpointSaved(Event, frozen=True, kw_only=True):
+    """A checkpoint is whole and on disk; `path` is relative to the run folder."""
+
+    path: str
+    val_loss: float | None = None
+
+
+class DeviceSampled(Event, frozen=True, kw_only=True):
+    """Memory of the training device in bytes: `kind` says which (gpu, or ram of this process)."""
+
+    kind: Literal["gpu", "ram"]
+    name: str
+    used: int
+    peak: int
+    total: int
+    utilization: float | None = None
+
+
+class RunPaused(Event, frozen=True, kw_only=True):
+    """Training waits."""
+
+
+class RunResumed(Event, frozen=True, kw_only=True):
+    """Training goes on after a pause."""
+
+
+class RunFinished(Event, frozen=True, kw_only=True):
+    """The run ended well: its steps are done, its time is up, or it was told to stop."""
+
+    reason: Literal["completed", "budget", "stopped"]
+    elapsed_seconds: float
+
+
+class RunFailed(Event, frozen=True, kw_only=True):
+    """The run cannot go on; `error` says why and what to do."""
+
+    error: str
+
+
+AnyRecorded: TypeAlias = (
+    RunStarted
+    | PhaseChanged
+    | StepFinished
+    | Evaluated
+    | SampleGenerated
+    | CheckpointSaved
+    | DeviceSampled
+    | RunPaused
+    | RunResumed
+    | RunFinished
+    | RunFailed
+)
+"""The kinds of event that are written to the log and printed by ``--json``."""
+
+RECORDED: tuple[type[Event], ...] = typing.get_args(AnyRecorded)
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(AnyRecorded)
+
+
+def encode_event(event: Event) -> bytes:
+    """Return the event as one JSON line, newline included."""
+    return _encoder.encode(event) + b"\n"
+
+
+def decode_event(line: bytes) -> Event | None:
+    """Read one JSON line; a kind of event this version does not know, or damage, gives None."""
+    try:
+        event: Event = _decoder.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return event

@@ -1,0 +1,183 @@
+"""What a run will cost, worked out before it starts: parameters, memory, epochs, time, disk.
+
+No torch. The memory formula counts, in bytes: weights and gradients 4 a parameter each; AdamW 8 a
+parameter, Muon 4; and the activations that the backward pass needs, per character: in each block
+8 C + 2 F numbers (classic) or 11 C + 2 F (modern) in the arithmetic's size, C = embed_dim and
+F = ff_dim, plus the logits and their gradient in float32. Where attention is computed without a
+fused kernel, each head keeps about three numbers for every pair of positions in a block.
+"""
+
+from __future__ import annotations
+
+import math
+
+from msgspec import Struct
+
+from megatron_model.architectures import count_parameters, matrix_parameters
+from megatron_model.config import ModelConfig, RunConfig
+from megatron_model.device import DeviceInfo
+
+MUCH_REPETITION = 40.0
+"""Epochs from which a model is warned to learn its corpus by heart."""
+
+ASSUMED_EFFICIENCY = 0.3
+"""Share of the measured matrix rate that a training step reaches; only for the estimate of time."""
+
+VOCABULARY_GUESS = 100
+
+MEMORY_SHARE = 0.8
+"""Share of the free memory that a step may take: the formula is not exact, and others need some."""
+
+
+class Preflight(Struct, frozen=True, kw_only=True):
+    """The cost of a run; bytes, seconds, characters. None where something is not known yet."""
+
+    parameters: int
+    weights_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    total_bytes: int
+    memory_total: int | None
+    memory_free: int | None
+    fits: bool | None
+    micro_batch: int
+    """Sequences worked on at once; the batch is gone through in parts of this size."""
+    characters_per_step: int
+    total_characters: int | None
+    epochs: float | None
+    seconds: float | None
+    checkpoint_bytes: int
+    problems: list[str]
+    warnings: list[str]
+
+
+def preflight(
+    config: RunConfig,
+    *,
+    characters: int | None = None,
+    vocabulary_size: int | None = None,
+    device: DeviceInfo | None = None,
+) -> Preflight:
+    """Work out what `config` will cost on a corpus of `characters` on `device`."""
+    vocabulary = vocabulary_size or VOCABULARY_GUESS
+    model, training = config.model, config.training
+    parameters = count_parameters(model, vocabulary)
+    in_muon = matrix_parameters(model) if training.optimizer == "muon" else 0
+    optimizer = 4 * in_muon + 8 * (parameters - in_muon)
+    fixed = 8 * parameters + optimizer
+    each = activation_bytes(config, vocabulary, device)
+    micro = micro_batch_size(training.batch_size, fixed=fixed, each=each, device=device)
+    activations = micro * each
+    total = fixed + activations
+    per_step = training.batch_size * model.block_size
+    budget = bool(training.max_seconds)
+    total_characters = None if budget else per_step * training.steps
+    trained_on = characters * (1 - config.data.validation_fraction) if characters else None
+    epochs = total_characters / trained_on if total_characters and trained_on else None
+    return Preflight(
+        parameters=parameters,
+        weights_bytes=4 * parameters,
+        gradients_bytes=4 * parameters,
+        optimizer_bytes=optimizer,
+        activations_bytes=activations,
+        total_bytes=total,
+        memory_total=device.memory_total if device else None,
+        memory_free=device.memory_free if device else None,
+        fits=total <= device.memory_free if device else None,
+        micro_batch=micro,
+        characters_per_step=per_step,
+        total_characters=total_characters,
+        epochs=epochs,
+        seconds=training.max_seconds or _estimated_seconds(config, per_step, vocabulary, device),
+        checkpoint_bytes=(4 * parameters + optimizer) * (training.keep_checkpoints + 1),
+        problems=_problems(config, characters, total, device),
+        warnings=_warnings(config, epochs, micro),
+    )
+
+
+def activation_bytes(config: RunConfig, vocabulary: int, device: DeviceInfo | None) -> int:
+    """Return the bytes kept for the backward pass for one sequence of block_size characters."""
+    model = config.model
+    on_cpu = device is None or device.kind == "cpu"
+    half = config.training.precision == "bfloat16" or (
+        config.training.precision == "auto" and device is not None and device.bfloat16
+    )
+    size = 2 if half else 4
+    width = (11 if model.architecture == "modern" else 8) * model.embed_dim + 2 * model.ff_dim
+    per_layer = model.block_size * width * size
+    if on_cpu and half:
+        per_layer += 3 * model.heads * model.block_size**2 * size
+    return model.layers * per_layer + model.block_size * vocabulary * 8
+
+
+def micro_batch_size(batch_size: int, *, fixed: int, each: int, device: DeviceInfo | None) -> int:
+    """Return how many sequences to work on at once: the batch, or an equal part of it that fits.
+
+    Args:
+        batch_size: sequences in a step.
+        fixed: bytes for weights, gradients and optimizer.
+        each: bytes of activations for one sequence.
+        device: its free memory is the limit; None sets none.
+    """
+    if device is None:
+        return batch_size
+    room = max(0.0, MEMORY_SHARE * device.memory_free - fixed)
+    parts = 1
+    while parts < batch_size and math.ceil(batch_size / parts) * each > room:
+        parts += 1
+    return math.ceil(batch_size / parts)
+
+
+def flops_per_character(model: ModelConfig, vocabulary: int) -> float:
+    """Return the arithmetic of training on one character: 6 a weight, and attention's products.
+
+    Chinchilla's count (Hoffmann et al. 2022, appendix F): forward 2 and backward 4 a weight;
+    attention adds ``12 C T / 2`` a layer for scores and mix, halved because it is causal.
+    """
+    weights = matrix_parameters(model) + vocabulary * model.embed_dim
+    return 6.0 * weights + 6.0 * model.layers * model.embed_dim * model.block_size
+
+
+def _estimated_seconds(
+    config: RunConfig, per_step: int, vocabulary: int, device: DeviceInfo | None
+) -> float | None:
+    if device is None or device.matrix_rate is None:
+        return None
+    work = flops_per_character(config.model, vocabulary) * per_step * config.training.steps
+    return work / (device.matrix_rate * ASSUMED_EFFICIENCY)
+
+
+def _problems(
+    config: RunConfig, characters: int | None, total: int, device: DeviceInfo | None
+) -> list[str]:
+    problems = []
+    if device is not None and total > device.memory_free:
+        problems.append(
+            f"Needs {total / 2**30:.1f} GiB even one sequence at a time, of "
+            f"{device.memory_free / 2**30:.1f} GiB free: lower model.layers or model.embed_dim, "
+            "or choose a smaller preset."
+        )
+    if characters is not None:
+        validation = int(characters * config.data.validation_fraction)
+        if validation <= config.model.block_size:
+            problems.append(
+                f"The validation split has {validation:,} characters; model.block_size "
+                f"{config.model.block_size:,} needs more. Choose a longer text or a smaller block."
+            )
+    return problems
+
+
+def _warnings(config: RunConfig, epochs: float | None, micro: int) -> list[str]:
+    warnings = []
+    if epochs is not None and epochs > MUCH_REPETITION:
+        warnings.append(
+            f"Reads the corpus {epochs:,.0f} times: the model will learn it by heart. "
+            "Fewer training.steps would do."
+        )
+    if micro < config.training.batch_size:
+        warnings.append(
+            f"A batch of {config.training.batch_size} does not fit at once; "
+            f"it is gone through {micro} sequences at a time, with the same result."
+        )
+    return warnings

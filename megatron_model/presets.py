@@ -1,0 +1,140 @@
+"""The named configurations: `seed` is the original program, the others modern, by size."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from megatron_model.config import ModelConfig, RunConfig, TrainingConfig
+from megatron_model.errors import RequestError, nearest
+
+
+class Preset(Struct, frozen=True):
+    """A configuration with a name and the occasion it is for."""
+
+    name: str
+    description: str
+    config: RunConfig
+
+
+def _modern(
+    *,
+    layers: int,
+    embed_dim: int,
+    heads: int,
+    block_size: int,
+    training: TrainingConfig,
+    dropout: float = 0.0,
+) -> RunConfig:
+    model = ModelConfig(
+        architecture="modern",
+        block_size=block_size,
+        embed_dim=embed_dim,
+        heads=heads,
+        layers=layers,
+        ff_dim=4 * embed_dim,
+        dropout=dropout,
+    )
+    return RunConfig(model=model, training=training)
+
+
+def _muon(steps: int, batch_size: int, **changes: object) -> TrainingConfig:
+    settings: dict[str, object] = {
+        "optimizer": "muon",
+        "learning_rate": 3e-3,
+        "muon_learning_rate": 0.025,
+        "weight_decay": 0.0,
+        "schedule": "linear",
+        "cooldown": 0.7,
+        "warmup_steps": 20,
+        **changes,
+    }
+    return TrainingConfig(steps=steps, batch_size=batch_size, **settings)  # type: ignore[arg-type]
+
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            "smoke",
+            "Seconds on any machine: shows that everything works.",
+            _modern(
+                layers=2,
+                embed_dim=64,
+                heads=2,
+                block_size=64,
+                training=_muon(
+                    200,
+                    16,
+                    log_every=10,
+                    evaluate_every=50,
+                    checkpoint_every=100,
+                    sample_length=120,
+                ),
+            ),
+        ),
+        Preset(
+            "cpu",
+            "Minutes on two cores: readable text from a small model.",
+            _modern(
+                layers=4,
+                embed_dim=128,
+                heads=4,
+                block_size=128,
+                training=_muon(2000, 16, log_every=20, evaluate_every=200, checkpoint_every=400),
+            ),
+        ),
+        Preset(
+            "small",
+            "A GPU with 8 GB: 11 million parameters, for texts from 1 MB.",
+            _modern(
+                layers=6,
+                embed_dim=384,
+                heads=6,
+                block_size=256,
+                training=_muon(3000, 64, log_every=20, evaluate_every=250, checkpoint_every=500),
+                dropout=0.2,
+            ),
+        ),
+        Preset(
+            "medium",
+            "A GPU with 24 GB: 25 million parameters, for texts from 20 MB.",
+            _modern(
+                layers=8,
+                embed_dim=512,
+                heads=8,
+                block_size=512,
+                training=_muon(10_000, 64, log_every=50, evaluate_every=500, checkpoint_every=1000),
+                dropout=0.1,
+            ),
+        ),
+        Preset(
+            "large",
+            "A GPU with 80 GB: 85 million parameters, for texts from 200 MB.",
+            _modern(
+                layers=12,
+                embed_dim=768,
+                heads=12,
+                block_size=1024,
+                training=_muon(20_000, 64, log_every=50, evaluate_every=500, checkpoint_every=1000),
+            ),
+        ),
+        Preset(
+            "seed",
+            "The original program: 16 layers of 512, AdamW, 20,000 steps; wants a large GPU.",
+            RunConfig(),
+        ),
+    )
+}
+
+
+def get_preset(name: str) -> Preset:
+    """Return the preset called `name`.
+
+    Raises:
+        RequestError: there is none; the nearest is named.
+    """
+    if name not in PRESETS:
+        raise RequestError(
+            f'Unknown preset "{name}"; there are {", ".join(PRESETS)}.' + nearest(name, PRESETS)
+        )
+    return PRESETS[name]

@@ -1,0 +1,284 @@
+"""The training loop as a generator of events. It knows no files, no threads and no screen.
+
+To pause is not to pull; to stop is to stop pulling at a `StepTaken`, the moment at which the state
+is whole and everything that belongs to the step has happened.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+
+import torch
+from torch import Tensor
+
+from megatron_model.architectures import build_model
+from megatron_model.checkpoint import TrainingState
+from megatron_model.config import RunConfig, SamplingConfig
+from megatron_model.dataset import Batches, TokenArray
+from megatron_model.device import choose_device, choose_precision, describe_device
+from megatron_model.errors import RunFailedError
+from megatron_model.evaluation import bits_per_character, evaluate_steps, sequence_loss
+from megatron_model.events import (
+    Evaluated,
+    Event,
+    PhaseChanged,
+    SampleGenerated,
+    StepFinished,
+    StepTaken,
+    WorkProgress,
+)
+from megatron_model.optimizer import Optimizer, learning_rate_scale
+from megatron_model.preflight import preflight
+from megatron_model.sampling import generate_stream
+from megatron_model.stopwatch import Stopwatch
+from megatron_model.tokenizer import CharTokenizer
+
+
+class Trainer:
+    """One model in training: its weights, optimizer and place in the run.
+
+    Args:
+        config: what was asked.
+        tokenizer: the vocabulary of the corpus.
+        train, validation: the token arrays of the two splits.
+        clock: seconds, for the time budget and the speed; passed in by tests.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        tokenizer: CharTokenizer,
+        train: TokenArray,
+        validation: TokenArray,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.device = choose_device(config.training.device)
+        self.dtype = choose_precision(config.training.precision, self.device)
+        self._validation = validation
+        self._clock = clock
+        # The weights are drawn on the CPU, so that a seed means the same model on every device.
+        torch.manual_seed(config.training.seed)
+        self.model = build_model(config.model, tokenizer.vocab_size).to(self.device)
+        self._forward: Callable[[Tensor], Tensor] = self.model
+        self._compiled = False
+        self._optimizer = Optimizer(self.model, config.training)
+        self._batches = Batches(
+            train,
+            block_size=config.model.block_size,
+            batch_size=config.training.batch_size,
+            seed=config.training.seed,
+            device=self.device,
+        )
+        self._micro_batch = self._choose_micro_batch()
+        self.step = 0
+        self.val_loss: float | None = None
+        """Validation loss of the weights as they are now, if they were evaluated."""
+        self.best_val_loss = math.inf
+        self.stopwatch = Stopwatch(clock)
+        self._evaluation_seconds = 0.0
+        self._loss_sum = torch.zeros((), device=self.device)
+        self._interval_steps = 0
+        self._interval_seconds = 0.0
+        self._gradient_norm = math.nan
+
+    def _choose_micro_batch(self) -> int:
+        """Return how many sequences fit the device's memory at once."""
+        cost = preflight(
+            self.config,
+            vocabulary_size=self.tokenizer.vocab_size,
+            device=describe_device(str(self.device)),
+        )
+        return cost.micro_batch
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Wall time trained so far in this run, pauses left out."""
+        return self.stopwatch.seconds()
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done: of its time budget if it has one, else of its steps."""
+        training = self.config.training
+        if training.max_seconds:
+            # The last evaluation belongs into the budget; the one before tells how long it takes.
+            usable = max(1e-9, training.max_seconds - self._evaluation_seconds)
+            return min(1.0, self.elapsed_seconds / usable)
+        return min(1.0, self.step / training.steps)
+
+    def run(self) -> Iterator[Event]:
+        """Train to the end, from wherever the state is; yield everything that happens.
+
+        Raises:
+            RunFailedError: the loss is no longer a finite number.
+        """
+        training = self.config.training
+        if self.step and self.step % training.evaluate_every == 0 and self.val_loss is None:
+            yield from self.evaluate()  # what an interruption left out
+        yield PhaseChanged(step=self.step, phase="training")
+        finished = self.progress >= 1.0
+        while not finished:
+            self._update()
+            if self.step % training.log_every == 0:
+                yield self._report()
+            finished = self.progress >= 1.0
+            if finished or self.step % training.evaluate_every == 0:
+                yield from self.evaluate()
+                yield from self.sample()
+                if not finished:
+                    yield PhaseChanged(step=self.step, phase="training")
+            yield StepTaken(step=self.step, elapsed_seconds=self.elapsed_seconds)
+        if self.val_loss is None:
+            yield from self.evaluate()
+
+    def _update(self) -> None:
+        """Take one step: batch, loss, gradients, new weights. Nothing here waits for the device."""
+        start = self._clock()
+        config = self.config.training
+        scale = learning_rate_scale(config, self.step, self.progress)
+        if self.config.model.dropout:
+            # Reseeded at every step, so that a resume needs no generator state.
+            torch.manual_seed(config.seed + 1_000_003 * (self.step + 1))
+        inputs, targets = self._batches.get(self.step)
+        for first in range(0, len(inputs), self._micro_batch):
+            part = slice(first, first + self._micro_batch)
+            with torch.autocast(
+                self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
+            ):
+                logits = self._forward(inputs[part])
+            loss = sequence_loss(logits, targets[part]) * (len(logits) / len(inputs))
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._loss_sum += loss.detach()
+        reporting = (self.step + 1) % config.log_every == 0
+        if config.gradient_clip or reporting:
+            limit = config.gradient_clip or math.inf
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+            if reporting:
+                self._gradient_norm = float(norm)
+        self._optimizer.step(scale)
+        self._scale = scale
+        self._interval_steps += 1
+        self.step += 1
+        self.val_loss = None
+        self._interval_seconds += self._clock() - start
+
+    def _report(self) -> StepFinished:
+        """Close the interval. Reading the loss is the one point at which the host waits."""
+        start = self._clock()
+        loss = float(self._loss_sum) / self._interval_steps
+        seconds = self._interval_seconds + self._clock() - start
+        if not math.isfinite(loss) or not math.isfinite(self._gradient_norm):
+            raise RunFailedError(
+                f"The loss stopped being a finite number before step {self.step:,}. The last "
+                "checkpoint is unharmed; resume it with a lower learning rate "
+                f"(now {self._peak_rate():g})."
+            )
+        tokens = (
+            self._interval_steps * self.config.training.batch_size * self.config.model.block_size
+        )
+        self._loss_sum.zero_()
+        self._interval_steps, self._interval_seconds = 0, 0.0
+        return StepFinished(
+            step=self.step,
+            train_loss=loss,
+            learning_rate=self._peak_rate() * self._scale,
+            gradient_norm=self._gradient_norm,
+            tokens_per_second=tokens / max(seconds, 1e-9),
+            elapsed_seconds=self.elapsed_seconds,
+        )
+
+    def _peak_rate(self) -> float:
+        training = self.config.training
+        return (
+            training.muon_learning_rate if training.optimizer == "muon" else training.learning_rate
+        )
+
+    def evaluate(self) -> Generator[Event, None, None]:
+        """Yield progress, then the loss over the whole validation split."""
+        yield PhaseChanged(step=self.step, phase="evaluating")
+        start = self._clock()
+        steps = evaluate_steps(
+            self.model,
+            self._validation,
+            block_size=self.config.model.block_size,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        loss = math.nan
+        while True:
+            try:
+                share = next(steps)
+            except StopIteration as end:
+                loss = float(end.value)
+                break
+            yield WorkProgress(step=self.step, share=share)
+        self._evaluation_seconds = self._clock() - start
+        if not math.isfinite(loss):
+            raise RunFailedError(
+                f"The validation loss at step {self.step:,} is not a finite number. The last "
+                "checkpoint is unharmed; resume it with a lower learning rate."
+            )
+        self.val_loss = loss
+        self.best_val_loss = min(self.best_val_loss, loss)
+        yield Evaluated(
+            step=self.step,
+            val_loss=loss,
+            bits_per_character=bits_per_character(loss),
+            elapsed_seconds=self.elapsed_seconds,
+        )
+
+    def sample(self) -> Generator[Event, None, None]:
+        """Yield what the model writes now after the run's prompt, with the run's seed."""
+        training = self.config.training
+        if not training.sample_length:
+            return
+        yield PhaseChanged(step=self.step, phase="sampling")
+        prompt = self.tokenizer.drop_unknown(training.sample_prompt)
+        sampling = SamplingConfig(max_new_tokens=training.sample_length, seed=training.seed)
+        text = "".join(generate_stream(self.model, self.tokenizer, prompt, sampling))
+        yield SampleGenerated(step=self.step, prompt=prompt, text=text)
+
+    def state(self) -> TrainingState:
+        """Return everything an exact resume needs beside the weights."""
+        tensors = {
+            f"optimizer/{name}": value for name, value in self._optimizer.state_tensors().items()
+        }
+        tensors["loss_sum"] = self._loss_sum
+        numbers = {
+            "step": self.step,
+            "elapsed_seconds": self.elapsed_seconds,
+            "val_loss": self.val_loss,
+            "best_val_loss": self.best_val_loss if math.isfinite(self.best_val_loss) else None,
+            "evaluation_seconds": self._evaluation_seconds,
+            "interval_steps": self._interval_steps,
+            "interval_seconds": self._interval_seconds,
+            "micro_batch": self._micro_batch,
+            # All randomness and the place in the data follow from these two.
+            "seed": self.config.training.seed,
+            "next_batch": self.step,
+        }
+        return TrainingState(tensors, numbers)
+
+    def load(self, weights: dict[str, Tensor], state: TrainingState) -> None:
+        """Go back to a saved state of a trainer with the same configuration."""
+        self.model.load_state_dict(weights)
+        prefix = "optimizer/"
+        self._optimizer.load_state_tensors(
+            {k[len(prefix) :]: v for k, v in state.tensors.items() if k.startswith(prefix)}
+        )
+        self._loss_sum.copy_(state.tensors["loss_sum"])
+        numbers = state.numbers
+        self.step = int(numbers["step"])
+        self.val_loss = numbers["val_loss"]
+        best = numbers["best_val_loss"]
+        self.best_val_loss = math.inf if best is None else float(best)
+        self._evaluation_seconds = float(numbers["evaluation_seconds"])
+        # Another split of the batch would add up in another order, and round differently.
+        self._micro_batch = int(numbers["micro_batch"])
+        self._interval_steps = int(numbers["interval_steps"])
+        self._interval_seconds = float(numbers["interval_seconds"])
+        self.stopwatch = Stopwatch(self._clock, before=float(numbers["elapsed_seconds"]))
