@@ -19,10 +19,10 @@ from megatron_model.encoding import (
     AUTO,
     BYTE_ORDER_MARKS,
     TextDecoder,
+    UndecodableError,
     binary,
     canonical_encoding,
     codec_for,
-    undecodable,
 )
 from megatron_model.errors import RequestError, nearest
 
@@ -33,8 +33,8 @@ BUILTIN_CORPORA: dict[str, str] = {
 }
 """Texts that every Python carries, so that the first run needs no download; name to description."""
 
-CHUNK_CHARACTERS = 1 << 18
-"""Small enough to stay in a processor's second-level cache, large enough to hide Python's cost."""
+CHUNK_CHARACTERS = 1 << 17
+"""Large enough to hide Python's cost, small enough to stay in a processor's second-level cache."""
 
 _TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst", ".tex", ".csv", ".html", ".py")
 """Files that are text whatever their bytes say: damage in them is reported, not skipped over."""
@@ -110,13 +110,14 @@ def read_chunks(
     encoding: str = AUTO,
     *,
     chunk_characters: int = CHUNK_CHARACTERS,
+    translate_line_ends: bool = True,
     on_bytes: Callable[[bytes], object] | None = None,
 ) -> Iterator[tuple[str, int]]:
     """Yield the text in pieces, each with the bytes of the corpus read so far.
 
-    Line ends become ``\\n`` as in ``open(path).read()``. Under ``auto`` a byte-order mark decides
-    the encoding of its file and is dropped; without one the text must be UTF-8. `on_bytes` is
-    called with the raw bytes in order.
+    Line ends become ``\\n`` as in ``open(path).read()``, or stay what they are. Under ``auto`` a
+    byte-order mark decides the encoding of its file and is dropped; without one the text must be
+    UTF-8. `on_bytes` is called with the raw bytes in order.
 
     Raises:
         RequestError: a file cannot be read or decoded, or looks binary.
@@ -125,12 +126,20 @@ def read_chunks(
     done = 0
     for label, stream in source.open_parts():
         with stream:
-            for text, raw in _read_part(label, stream, encoding, chunk_characters):
+            raw = _read(label, stream, max(chunk_characters, 4))  # Room for a byte-order mark.
+            decoder = TextDecoder(codec_for(raw, encoding), translate_line_ends)
+            offset = 0
+            while True:
+                text = _decode(label, stream, decoder, raw, offset)
+                offset += len(raw)
                 if on_bytes is not None:
                     on_bytes(raw)
-                done += len(raw)
                 if text:
-                    yield text, done
+                    yield text, done + offset
+                if not raw:
+                    break
+                raw = _read(label, stream, chunk_characters)
+            done += offset
 
 
 def preview(source: CorpusSource, encoding: str = AUTO, characters: int = 4000) -> str:
@@ -145,34 +154,22 @@ def preview(source: CorpusSource, encoding: str = AUTO, characters: int = 4000) 
     return "".join(pieces)
 
 
-def _read_part(
-    label: str, stream: BinaryIO, encoding: str, size: int
-) -> Iterator[tuple[str, bytes]]:
-    """Yield the decoded text of one open file with the bytes it came from."""
-    raw = _read(label, stream, max(size, 4))  # No byte-order mark is longer than four bytes.
-    codec = codec_for(raw, encoding)
-    decoder = TextDecoder(codec)
+def _decode(label: str, stream: BinaryIO, decoder: TextDecoder, raw: bytes, offset: int) -> str:
+    """Decode `raw`, which begins at `offset` of the open file; the empty bytes are its end."""
     # In UTF-8 a NUL is a zero byte, and looking for that is far cheaper than searching the text.
-    single_bytes = codec in ("utf-8", "utf-8-sig")
-    offset = 0
-    while True:
-        if single_bytes and (nul := raw.find(0)) >= 0:
-            raise binary(label, stream, codec, offset + nul)
-        try:
-            text = decoder.decode(raw, final=not raw)
-        except UnicodeDecodeError as error:
-            # The decoder may have kept bytes from before; what it saw ends where `raw` ends.
-            where = offset + len(raw) - len(error.object) + error.start
-            raise undecodable(label, stream, codec, where) from None
-        except UnicodeError:
-            raise undecodable(label, stream, codec, offset) from None
-        if not single_bytes and "\0" in text:
-            raise binary(label, stream, codec, offset)
-        offset += len(raw)
-        yield text, raw
-        if not raw:
-            return
-        raw = _read(label, stream, size)
+    if decoder.is_utf8 and (nul := raw.find(0)) >= 0:
+        raise binary(label, stream, decoder.codec, offset + nul)
+    try:
+        text = decoder.decode(raw, final=not raw)
+    except UnicodeDecodeError as error:
+        # The decoder may have kept bytes from before; what it saw ends where `raw` ends.
+        where = offset + len(raw) - len(error.object) + error.start
+        raise UndecodableError(label, stream, decoder.codec, where) from None
+    except UnicodeError:
+        raise UndecodableError(label, stream, decoder.codec, offset) from None
+    if not decoder.is_utf8 and "\0" in text:
+        raise binary(label, stream, decoder.codec, offset)
+    return text
 
 
 def _read(label: str, stream: BinaryIO, size: int) -> bytes:

@@ -85,22 +85,31 @@ def codec_for(head: bytes, encoding: str) -> str:
 
 
 class TextDecoder:
-    """Bytes to text in pieces, every line end made ``\\n``, as ``open`` does it.
+    """Bytes to text in pieces, every line end made ``\\n`` as ``open`` does it, unless told not to.
 
     Strict: what does not decode raises `UnicodeError`.
     """
 
-    def __init__(self, codec: str) -> None:
-        decoder = codecs.getincrementaldecoder(codec)()
-        self._decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
+    def __init__(self, codec: str, translate_line_ends: bool = True) -> None:
+        self.codec = codec
+        self.is_utf8 = codec in ("utf-8", "utf-8-sig")
+        self._decoder = codecs.getincrementaldecoder(codec)()
+        self._newlines = io.IncrementalNewlineDecoder(None, translate=True)
+        self._translates = translate_line_ends
         self._may_give_surrogates = not codec.startswith(_STRICT_UNICODE)
 
     def decode(self, data: bytes, *, final: bool) -> str:
         """Return the text that is whole after `data`; `final` says that nothing follows."""
-        text = self._decoder.decode(data, final=final)
+        text = self._decoder.decode(data, final)
         if self._may_give_surrogates and not text.isascii():
             text.encode("utf-8")  # A lone surrogate raises; no later stage could store it.
-        return text
+        if not self._translates:
+            return text
+        # Searching the bytes for a carriage return is many times faster than searching the text;
+        # where there is none, and none is held back (the state), the text is finished.
+        if self.is_utf8 and b"\r" not in data and not self._newlines.getstate()[1]:
+            return text
+        return self._newlines.decode(text, final=final)
 
 
 def guess_encoding(sample: bytes) -> EncodingGuess | None:
@@ -136,25 +145,34 @@ def line_at(stream: BinaryIO, codec: str, offset: int) -> int:
     return line
 
 
-def undecodable(label: str, stream: BinaryIO, codec: str, offset: int) -> RequestError:
-    """Say that byte `offset` of an open file does not decode, where that is, and what to do."""
-    line = line_at(stream, codec, offset)
-    stream.seek(offset)
-    byte = stream.read(1)
-    what = f"byte 0x{byte[0]:02X}" if byte else "the end of the file"
-    said = codec.removesuffix("-sig")
-    found = f"{label} is not valid {said}: {what} at offset {offset:,} (line {line:,}) does not fit"
-    sample = window_around(stream, offset)
-    if said == "utf-8" and _mostly_utf8(sample):
-        return RequestError(f"{found}, though the text around it does; repair that line.")
-    guess = guess_encoding(sample)
-    if guess is None or guess.encoding == said:
-        return RequestError(
-            f"{found}; save the text as UTF-8, or name its encoding in data.encoding."
+class UndecodableError(RequestError):
+    """A file has a byte that its encoding has no character for."""
+
+    def __init__(self, label: str, stream: BinaryIO, codec: str, offset: int) -> None:
+        """Look at byte `offset` of an open file, and around it, for what to say and to advise."""
+        self.label = label
+        self.offset = offset
+        self.line = line_at(stream, codec, offset)
+        self.encoding = codec.removesuffix("-sig")
+        sample = window_around(stream, offset)
+        # Where the text around the byte is UTF-8, it is not the encoding that is wrong.
+        self.is_damaged = self.encoding == "utf-8" and _mostly_utf8(sample)
+        self.guess = None if self.is_damaged else guess_encoding(sample)
+        stream.seek(offset)
+        byte = stream.read(1)
+        super().__init__(self._message(f"byte 0x{byte[0]:02X}" if byte else "the end of the file"))
+
+    def _message(self, what: str) -> str:
+        found = (
+            f"{self.label} is not valid {self.encoding}: {what} at offset {self.offset:,} "
+            f"(line {self.line:,}) does not fit"
         )
-    return RequestError(
-        f"{found}; it looks like {guess.encoding}, so try --set data.encoding={guess.encoding}."
-    )
+        if self.is_damaged:
+            return f"{found}, though the text around it does; repair that line."
+        if self.guess is None or self.guess.encoding == self.encoding:
+            return f"{found}; save the text as UTF-8, or name its encoding in data.encoding."
+        name = self.guess.encoding
+        return f"{found}; it looks like {name}, so try --set data.encoding={name}."
 
 
 def binary(label: str, stream: BinaryIO, codec: str, offset: int) -> RequestError:

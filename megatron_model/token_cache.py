@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from megatron_model import code_points
+from megatron_model.code_points import COUNT, CharacterCounts, code_points, keep_chunk_memory
 from megatron_model.corpus import CorpusSource, read_chunks
 from megatron_model.encoding import canonical_encoding
 from megatron_model.errors import RequestError
@@ -66,7 +66,6 @@ class _Description(Struct, frozen=True, forbid_unknown_fields=True):
     version: int
     vocabulary: str
     counts: tuple[int, ...]
-    lines: int
 
     @property
     def characters(self) -> int:
@@ -195,10 +194,11 @@ class _Preparation:
 
     def run(self) -> Generator[CorpusProgress, None, PreparedCorpus]:
         """Read, write the cache, return what is in it."""
-        fingerprint, histogram = yield from self._survey()
+        keep_chunk_memory()
+        fingerprint, counts = yield from self._survey()
         prepared = _load(self._folder, fingerprint)
         if prepared is None:
-            description, lut = self._describe(histogram)
+            description, lut = self._describe(counts)
             if (yield from self._store(fingerprint, description, lut)):
                 prepared = _load(self._folder, fingerprint)
             if prepared is None:
@@ -220,29 +220,31 @@ class _Preparation:
             size = self._source.size
             yield CorpusProgress(step=0, done=min(int(done), size), total=size)
 
-    def _survey(self) -> Generator[CorpusProgress, None, tuple[str, npt.NDArray[np.int64]]]:
-        """Return the fingerprint of the corpus and how often each code point occurs."""
+    def _survey(self) -> Generator[CorpusProgress, None, tuple[str, CharacterCounts]]:
+        """Return the fingerprint of the corpus and how often each character occurs."""
         digest = hashlib.sha256()
-        histogram = np.zeros(code_points.COUNT, dtype=np.int64)
+        counts = CharacterCounts()
         for text, done in read_chunks(self._source, self._encoding, on_bytes=digest.update):
-            code_points.add_occurrences(text, histogram)
+            counts.add(text)
             yield from self._progress(done / 2)
         # Where a file ends matters: a line end or a byte-order mark may be cut differently.
         sizes = [size for _, size, _, _ in self._identity]
         digest.update(msgspec.json.encode([self._encoding, sizes]))
         self._said = -math.inf  # The second reading says at once that it began.
-        return digest.hexdigest(), histogram
+        return digest.hexdigest(), counts
 
-    def _describe(self, histogram: npt.NDArray[np.int64]) -> tuple[_Description, Tokens]:
+    def _describe(self, counts: CharacterCounts) -> tuple[_Description, Tokens]:
         """Return what the token array will be, and the token of every code point."""
-        present = np.flatnonzero(histogram)
-        if not len(present):
+        codes, occurrences = counts.occurring()
+        if not len(codes):
             raise RequestError(f"{self._source.spec} has no characters; choose a text that has.")
-        vocabulary = "".join(map(chr, present.tolist()))
-        counts = tuple(histogram[present].tolist())
-        description = _Description(_VERSION, vocabulary, counts, int(histogram[ord("\n")]))
-        lut = np.zeros(code_points.COUNT, dtype=description.dtype)
-        lut[present] = np.arange(len(present))
+        description = _Description(
+            version=_VERSION,
+            vocabulary="".join(map(chr, codes.tolist())),
+            counts=tuple(occurrences.tolist()),
+        )
+        lut = np.zeros(COUNT, dtype=description.dtype)
+        lut[codes] = np.arange(len(codes))
         return description, lut
 
     def _store(
@@ -294,7 +296,7 @@ class _Preparation:
             if table and text.isascii():
                 tokens = text.encode("ascii").translate(table)
             else:
-                tokens = lut.take(code_points.code_points(text)).data.cast("B")
+                tokens = lut.take(code_points(text)).data.cast("B")
             left -= len(tokens)
             if left < 0:
                 break
@@ -334,13 +336,14 @@ def _identity(source: CorpusSource) -> list[tuple[str, int, int, int]]:
 
 
 def _prepared(tokens: Tokens, description: _Description, fingerprint: str) -> PreparedCorpus:
+    newlines = dict(zip(description.vocabulary, description.counts, strict=True)).get("\n", 0)
     unfinished = description.vocabulary[tokens[-1]] != "\n"
     return PreparedCorpus(
         tokens=tokens,
         vocabulary=description.vocabulary,
         counts=description.counts,
         characters=description.characters,
-        lines=description.lines + unfinished,
+        lines=newlines + unfinished,
         fingerprint=fingerprint,
     )
 

@@ -166,7 +166,9 @@ def test_looking_for_a_corpus_loads_nothing_heavy() -> None:
 # Reading
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50
+)
 @given(
     text=st.text(st.sampled_from("ab\r\né—😀\u2028")),
     size=st.integers(1, 9),

@@ -7,13 +7,14 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_model.errors import RequestError
 from megatron_model.tokenizer import CharTokenizer, UnknownCharacterError
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1))
 def test_decoding_gives_back_what_was_encoded(text: str) -> None:
     tokenizer = CharTokenizer(text)
@@ -83,6 +84,7 @@ def test_a_long_list_of_unknown_characters_is_cut() -> None:
     assert "and 4 more" in str(refused.value)
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1), st.text())
 def test_dropping_unknown_characters_leaves_text_that_encodes(known: str, text: str) -> None:
     tokenizer = CharTokenizer(known)
