@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 from megatron_model.config import ModelConfig
 
+MIXED_BEFORE = 2
+"""How many positions before its own each position of a modern model mixes in ahead of a layer."""
+
 if TYPE_CHECKING:
     from megatron_model.classic import TransformerModel
     from megatron_model.modern import ModernTransformer
@@ -37,7 +40,8 @@ def count_parameters(config: ModelConfig, vocab_size: int) -> int:
     """Return how many weights `build_model` makes, without building it."""
     width = config.embed_dim
     if config.architecture == "modern":
-        return matrix_parameters(config) + 2 * vocab_size * width + width
+        mixes = config.layers * 2 * MIXED_BEFORE * width
+        return matrix_parameters(config) + mixes + 2 * vocab_size * width + width
     biases_and_norms = config.layers * (4 * width + config.ff_dim + width + 4 * width)
     embeddings = (2 * vocab_size + config.block_size) * width
     return matrix_parameters(config) + biases_and_norms + embeddings + 2 * width + vocab_size

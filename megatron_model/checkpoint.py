@@ -5,6 +5,7 @@ Weights and state are safetensors; nothing is ever unpickled.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -81,10 +82,7 @@ def save_checkpoint(
             step=int(training.numbers["step"]),
             val_loss=training.numbers["val_loss"],
         )
-        save_file(
-            {name: value.detach().cpu().contiguous() for name, value in training.tensors.items()},
-            folder / TRAINING_TENSORS_FILE,
-        )
+        _save_tensors(folder / TRAINING_TENSORS_FILE, training.tensors)
         (folder / TRAINING_FILE).write_text(
             json.dumps(training.numbers, indent=2), encoding="utf-8"
         )
@@ -106,10 +104,20 @@ def save_model_file(
         "step": step,
         "val_loss": val_loss,
     }
-    weights = {
-        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
-    }
-    save_file(weights, path, metadata={_METADATA_KEY: json.dumps(about)})
+    _save_tensors(path, model.state_dict(), metadata={_METADATA_KEY: json.dumps(about)})
+
+
+def _save_tensors(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    try:
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+            path,
+            metadata=metadata,
+        )
+    except SafetensorError as error:  # a full disk, most of all
+        raise OSError(errno.EIO, safe(str(error), one_line=True), str(path)) from None
 
 
 def load_model(path: Path, device: str = "auto") -> LoadedModel:
@@ -124,7 +132,8 @@ def load_model(path: Path, device: str = "auto") -> LoadedModel:
     try:
         config = config_from_builtins(about["config"])
         tokenizer = CharTokenizer.from_vocabulary(about["vocabulary"])
-        step, val_loss = int(about["step"]), about["val_loss"]
+        step = int(about["step"])
+        val_loss = None if about["val_loss"] is None else float(about["val_loss"])
     except (KeyError, TypeError, ValueError) as error:
         raise RequestError(f"{where} does not describe a model: {safe(str(error))}") from None
     target = choose_device(device)

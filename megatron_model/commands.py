@@ -51,7 +51,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _say(text: str) -> None:
-    print(safe(text, one_line=True), file=sys.stderr, flush=True)
+    # One line, but with its columns: `safe` would fold their spaces too.
+    print(safe(text).replace("\n", " "), file=sys.stderr, flush=True)
 
 
 def _runs_dir(options: argparse.Namespace) -> Path:
@@ -102,30 +103,28 @@ def train(options: argparse.Namespace) -> int:
             raise RequestError("--resume keeps the run's name and settings; change one with --set.")
         folder = find_run(options.resume, runs_dir)
         changes = _changes(options)
-        if changes:
-            folder.write_config(
-                with_settings(folder.config, changes), fingerprint=folder.corpus_fingerprint
-            )
+        if "data.corpus" in changes:
+            changes["data.corpus"] = find_corpus(str(changes["data.corpus"])).location
+        changed = with_settings(folder.config, changes) if changes else None
     elif options.corpus:
         preset, config = _configuration(options)
         source = find_corpus(config.data.corpus)
-        if not config.data.corpus.startswith("builtin:"):
-            # A resume may start in another folder.
-            config = with_settings(config, {"data.corpus": str(Path(config.data.corpus).resolve())})
+        # A resume may start in another folder.
+        config = with_settings(config, {"data.corpus": source.location})
         name = (
             options.name
             if options.name is not None
             else free_name(runs_dir, f"{source.name}-{preset}")
         )
-        folder = RunFolder.create(runs_dir, name, config)
+        folder, changed = RunFolder.create(runs_dir, name, config), None
     else:
         raise RequestError(
             "train needs a CORPUS (a text file, a folder, builtin:NAME) or --resume RUN."
         )
-    return _follow(folder, json_lines=options.json)
+    return _follow(folder, changed, json_lines=options.json)
 
 
-def _follow(folder: RunFolder, *, json_lines: bool) -> int:
+def _follow(folder: RunFolder, config: RunConfig | None, *, json_lines: bool) -> int:
     """Train the run in `folder`, print what happens, and return the exit status."""
     from megatron_model.runner import run_training
 
@@ -138,12 +137,13 @@ def _follow(folder: RunFolder, *, json_lines: bool) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    _say(f"run {folder.name} in {folder.path}")
     status = 0
-    for event in run_training(folder, control):
+    for event in run_training(folder, control, config=config):
         if json_lines and isinstance(event, RECORDED):
             sys.stdout.buffer.write(encode_event(event))
             sys.stdout.buffer.flush()
+        if isinstance(event, events.RunStarted):  # before it the request may still be refused
+            _say(f"run {folder.name} in {folder.path}")
         line = _line(event)
         if line:
             _say(line)

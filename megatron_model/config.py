@@ -29,14 +29,23 @@ class ModelConfig(Settings, frozen=True, kw_only=True):
         ),
     ] = "classic"
     block_size: Annotated[
-        int, setting("How many characters the model sees at once.", unit="characters", low=1)
+        int,
+        setting(
+            "How many characters the model sees at once.", unit="characters", low=1, high=2**20
+        ),
     ] = 256
     embed_dim: Annotated[
-        int, setting("Width of the model: numbers per character between layers.", low=1)
+        int, setting("Width of the model: numbers per character between layers.", low=1, high=2**20)
     ] = 512
-    heads: Annotated[int, setting("Attention heads; must divide embed_dim.", low=1)] = 16
-    layers: Annotated[int, setting("Transformer blocks stacked on each other.", low=1)] = 16
-    ff_dim: Annotated[int, setting("Width of the feed-forward layer in each block.", low=1)] = 4096
+    heads: Annotated[int, setting("Attention heads; must divide embed_dim.", low=1, high=2**20)] = (
+        16
+    )
+    layers: Annotated[
+        int, setting("Transformer blocks stacked on each other.", low=1, high=10_000)
+    ] = 16
+    ff_dim: Annotated[
+        int, setting("Width of the feed-forward layer in each block.", low=1, high=2**20)
+    ] = 4096
     dropout: Annotated[
         float,
         setting(
@@ -69,6 +78,15 @@ class TrainingConfig(Settings, frozen=True, kw_only=True):
     batch_size: Annotated[
         int, setting("Sequences of block_size characters in a step.", unit="sequences", low=1)
     ] = 128
+    sequence_length: Annotated[
+        int,
+        setting(
+            "Characters of a training sequence; below block_size a modern model learns faster and "
+            "still reads the whole block. 0: block_size.",
+            unit="characters",
+            low=0,
+        ),
+    ] = 0
     optimizer: Annotated[
         Literal["adamw", "muon"],
         setting("adamw: AdamW for everything. muon: Muon for the matrices, AdamW for the rest."),
@@ -159,6 +177,25 @@ class RunConfig(Settings, frozen=True, kw_only=True):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     data: DataConfig = DataConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        length, block = self.training.sequence_length, self.model.block_size
+        if length > block:
+            raise RequestError(
+                f"training.sequence_length ({length}) is more than model.block_size ({block}); "
+                "lower it, or set 0 for the whole block."
+            )
+        if 0 < length < block and self.model.architecture == "classic":
+            raise RequestError(
+                f"training.sequence_length ({length}) leaves the positions up to model.block_size "
+                f"({block}) of a classic model untrained; set 0 for the whole block."
+            )
+
+    @property
+    def sequence_length(self) -> int:
+        """Characters of a training sequence."""
+        return self.training.sequence_length or self.model.block_size
 
 
 class SamplingConfig(Settings, frozen=True, kw_only=True):

@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-import threading
-from collections import deque
+import contextlib
+import queue
 from typing import Literal, TypeAlias
 
 Command: TypeAlias = Literal["pause", "resume", "save", "evaluate", "sample", "stop"]
 
 
 class Control:
-    """Commands for one trainer: screens and signal handlers put them in, the runner takes them out.
+    """Commands for one trainer: screens and signal handlers put them in, the runner takes them.
 
-    `put` never blocks and may be called from a signal handler; `deque` appends are atomic and the
-    event is only a wake-up for a paused runner.
+    `put` never blocks and may be called from a signal handler: `SimpleQueue` is reentrant, where
+    the locks of `threading` would wait for the very thread that the signal interrupted. Only one
+    thread takes and waits.
     """
 
     def __init__(self) -> None:
-        self._commands: deque[Command] = deque()
-        self._wake = threading.Event()
+        self._queue: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._awaited: Command | None = None
 
     def put(self, command: Command) -> None:
         """Ask for something; it happens between two steps."""
-        self._commands.append(command)
-        self._wake.set()
+        self._queue.put(command)
 
     def take(self) -> Command | None:
         """Return the oldest command that was not taken yet, or None."""
+        if self._awaited is not None:
+            command, self._awaited = self._awaited, None
+            return command
         try:
-            return self._commands.popleft()
-        except IndexError:
+            return self._queue.get_nowait()
+        except queue.Empty:
             return None
 
     def wait(self, timeout: float | None = None) -> None:
         """Sleep until there is a command, or `timeout` seconds have passed."""
-        if not self._commands:
-            self._wake.wait(timeout)
-        self._wake.clear()
+        if self._awaited is None:
+            with contextlib.suppress(queue.Empty):
+                self._awaited = self._queue.get(timeout=timeout)

@@ -26,7 +26,7 @@ class Batches:
         self,
         tokens: TokenArray,
         *,
-        block_size: int,
+        length: int,
         batch_size: int,
         seed: int,
         device: torch.device,
@@ -34,9 +34,9 @@ class Batches:
         self._tokens = tokens
         self._seed = seed
         self._device = device
-        self._starts = len(tokens) - block_size
+        self._starts = len(tokens) - length
         self._batch_size = batch_size
-        self._window = np.arange(block_size + 1, dtype=np.int64)
+        self._window = np.arange(length + 1, dtype=np.int64)
         self._resident = self._move_to_device() if device.type == "cuda" else None
 
     def _move_to_device(self) -> Tensor | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import resource
 import sys
 import time
@@ -56,7 +57,7 @@ def choose_device(name: str = "auto") -> torch.device:
             return torch.device("mps")
         return torch.device("cpu")
     kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal()):
+    if not re.fullmatch(r"cpu|mps|cuda(:[0-9]{1,3})?", name):
         raise RequestError(
             f'training.device is "{safe(name, one_line=True)}"; '
             "it must be auto, cpu, cuda, cuda:N or mps."

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 
 from megatron_model.dataset import TokenArray
 
-CHARACTERS_AT_ONCE = 8192
+CHARACTERS_AT_ONCE = 4096
+
+BlockLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""From inputs (B, T) and targets (B, T) to the sum of their losses in nats."""
 
 
 def sequence_loss(logits: Tensor, targets: Tensor, *, reduction: str = "mean") -> Tensor:
@@ -25,36 +29,63 @@ def bits_per_character(loss: float) -> float:
     return loss / math.log(2)
 
 
+def rows_at_once(block_size: int) -> int:
+    """Return how many blocks are evaluated together."""
+    return max(1, CHARACTERS_AT_ONCE // block_size)
+
+
+def eager_loss(model: nn.Module, dtype: torch.dtype) -> BlockLoss:
+    """Return the summed loss of blocks, computed by torch operation by operation."""
+
+    def loss(inputs: Tensor, targets: Tensor) -> Tensor:
+        with (
+            torch.no_grad(),
+            torch.autocast(inputs.device.type, dtype=dtype, enabled=dtype != torch.float32),
+        ):
+            logits = model(inputs)
+        return sequence_loss(logits, targets, reduction="sum")
+
+    return loss
+
+
 def evaluate_steps(
     model: nn.Module,
     tokens: TokenArray,
     *,
     block_size: int,
     device: torch.device,
-    dtype: torch.dtype,
+    block_loss: BlockLoss,
 ) -> Generator[float, None, float]:
     """Walk `tokens` in contiguous blocks; yield the share done, return the mean loss in nats.
 
     Every character but the first is predicted once, from at most `block_size` characters before it;
     the last block may be shorter. The model's mode (training or not) is restored, also when the
     caller stops early.
+
+    Args:
+        model: its mode is switched to evaluation meanwhile.
+        tokens: the whole split.
+        block_size: the model's.
+        device: the model's.
+        block_loss: how the loss of a few blocks is computed.
     """
     predicted = len(tokens) - 1
-    rows = max(1, CHARACTERS_AT_ONCE // block_size)
+    rows = rows_at_once(block_size)
     was_training = model.training
     model.eval()
     total = 0.0
+    start = 0
     try:
-        whole = predicted // block_size
-        for first in range(0, whole, rows):
-            count = min(rows, whole - first)
-            start = first * block_size
-            total += _block_loss(model, tokens, start, count, block_size, device, dtype)
-            yield (start + count * block_size) / predicted
-        rest = predicted - whole * block_size
-        if rest:
-            total += _block_loss(model, tokens, whole * block_size, 1, rest, device, dtype)
-            yield 1.0
+        while start < predicted:
+            count = min(rows, (predicted - start) // block_size)
+            length = block_size if count else predicted - start
+            size = max(1, count) * length
+            chunk = np.array(tokens[start : start + size + 1]).astype(np.int64)
+            inputs = torch.from_numpy(chunk[:-1].reshape(-1, length)).to(device)
+            targets = torch.from_numpy(chunk[1:].reshape(-1, length)).to(device)
+            total += float(block_loss(inputs, targets).double())
+            start += size
+            yield start / predicted
     finally:
         model.train(was_training)
     return total / predicted
@@ -67,30 +98,18 @@ def evaluate_loss(
     block_size: int,
     device: torch.device,
     dtype: torch.dtype,
+    block_loss: BlockLoss | None = None,
 ) -> float:
     """Return the mean loss over `tokens`, in nats per character; see `evaluate_steps`."""
-    steps = evaluate_steps(model, tokens, block_size=block_size, device=device, dtype=dtype)
+    steps = evaluate_steps(
+        model,
+        tokens,
+        block_size=block_size,
+        device=device,
+        block_loss=block_loss or eager_loss(model, dtype),
+    )
     while True:
         try:
             next(steps)
         except StopIteration as end:
             return float(end.value)
-
-
-@torch.no_grad()
-def _block_loss(
-    model: nn.Module,
-    tokens: TokenArray,
-    start: int,
-    rows: int,
-    length: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> float:
-    """Return the summed loss of `rows` blocks of `length` characters from `start`."""
-    chunk = np.array(tokens[start : start + rows * length + 1]).astype(np.int64)
-    inputs = torch.from_numpy(chunk[:-1].reshape(rows, length)).to(device)
-    targets = torch.from_numpy(chunk[1:].reshape(rows, length)).to(device)
-    with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-        logits = model(inputs)
-    return float(sequence_loss(logits, targets, reduction="sum").double())

@@ -116,6 +116,12 @@ class DeviceSampled(Event, frozen=True, kw_only=True):
     utilization: float | None = None
 
 
+class Noticed(Event, frozen=True, kw_only=True):
+    """Something worth a line in the run's log: a choice made, or a thing that did not work."""
+
+    text: str
+
+
 class RunPaused(Event, frozen=True, kw_only=True):
     """Training waits."""
 
@@ -145,6 +151,7 @@ AnyRecorded: TypeAlias = (
     | SampleGenerated
     | CheckpointSaved
     | DeviceSampled
+    | Noticed
     | RunPaused
     | RunResumed
     | RunFinished

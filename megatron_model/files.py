@@ -29,7 +29,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that becomes `path` when the block ends well.
 
     Every file in it is brought to disk before the rename. A folder that is already at `path` is
-    replaced: the old one is moved aside first and deleted last.
+    replaced: the old one is moved aside first and deleted last; `clear_leftovers` brings it back
+    when the process died in between.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -42,7 +43,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             aside = path.with_name(f".{path.name}.{os.getpid()}.old")
             os.rename(path, aside)
-            os.rename(temporary, path)
+            try:
+                os.rename(temporary, path)
+            except BaseException:
+                os.rename(aside, path)
+                raise
             shutil.rmtree(aside, ignore_errors=True)
         else:
             os.rename(temporary, path)
@@ -50,6 +55,16 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(path.parent)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Undo half a replacement, and remove what else `whole_folder` left when it was killed."""
+    for aside in folder.glob(".*.old"):
+        path = folder / aside.name[1:].rsplit(".", 2)[0]
+        if not path.exists():
+            os.rename(aside, path)
+    for leftover in folder.glob(".*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def sync_folder(path: Path) -> None:

@@ -1,19 +1,16 @@
-"""The update rule: AdamW, or Muon for the blocks' matrices with AdamW for the rest; and its rate.
-
-All state is reachable as named tensors, so that a checkpoint needs no pickle.
-"""
+"""The optimizers and their learning rate; all state is reachable as named tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from megatron_model.config import TrainingConfig
-
-_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-_MOMENTUM = 0.95
+from megatron_model.muon import MuonOptimizer
 
 
 def learning_rate_scale(config: TrainingConfig, step: int, progress: float) -> float:
@@ -28,140 +25,66 @@ def learning_rate_scale(config: TrainingConfig, step: int, progress: float) -> f
     if config.schedule == "linear":
         return warmup * min(1.0, max(0.0, (1.0 - progress) / config.cooldown))
     if config.schedule == "cosine":
-        return warmup * 0.5 * (1.0 + float(torch.cos(torch.tensor(progress * torch.pi))))
+        return warmup * 0.5 * (1.0 + math.cos(math.pi * progress))
     return warmup
 
 
-class Optimizer:
-    """One or two torch optimizers behind one `step`, with rates scaled together."""
+class Optimizer(Protocol):
+    """What the trainer needs of an optimizer."""
 
-    def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
-        named = dict(model.named_parameters())
-        muon = {
-            name: parameter
-            for name, parameter in named.items()
-            if config.optimizer == "muon" and name.startswith("blocks.") and parameter.dim() == 2
-        }
-        rest = {name: parameter for name, parameter in named.items() if name not in muon}
-        fused = all(parameter.device.type in ("cpu", "cuda") for parameter in named.values())
-        betas = (0.9, 0.99) if config.optimizer == "muon" else (0.9, 0.999)
-        self._names: dict[Tensor, str] = {parameter: name for name, parameter in named.items()}
-        self._parts: list[torch.optim.Optimizer] = []
-        self._peaks: list[float] = []
-        if rest:
-            groups = [
-                {
-                    "params": [p for p in rest.values() if p.dim() >= 2],
-                    "weight_decay": config.weight_decay,
-                },
-                {"params": [p for p in rest.values() if p.dim() < 2], "weight_decay": 0.0},
-            ]
-            self._add(
-                torch.optim.AdamW(
-                    [group for group in groups if group["params"]],
-                    lr=config.learning_rate,
-                    betas=betas,
-                    fused=fused,
-                ),
-                config.learning_rate,
-            )
-        if muon:
-            self._add(
-                Muon(muon.values(), lr=config.muon_learning_rate, weight_decay=config.weight_decay),
-                config.muon_learning_rate,
-            )
-
-    def _add(self, part: torch.optim.Optimizer, peak: float) -> None:
-        self._parts.append(part)
-        self._peaks.append(peak)
-
-    def step(self, scale: float) -> None:
-        """Update the weights with `scale` times the peak rates and clear the gradients."""
-        for part, peak in zip(self._parts, self._peaks, strict=True):
-            for group in part.param_groups:
-                group["lr"] = peak * scale
-            part.step()
-            part.zero_grad(set_to_none=True)
+    def step(self, step: int, scale: float) -> None:
+        """Do update number `step` with `scale` times the peak rates, and drop the gradients."""
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Return every tensor of the state as ``<what>/<parameter name>``."""
-        return {
-            f"{what}/{self._names[parameter]}": value
-            for part in self._parts
-            for parameter, state in part.state.items()
-            for what, value in state.items()
-            if isinstance(value, Tensor)
-        }
+        """Return every tensor of the state as ``<kind>/<parameter name>``."""
 
-    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over a state made by `state_tensors` of the same model and configuration."""
-        parameters = {name: parameter for parameter, name in self._names.items()}
-        owners = {
-            parameter: part
-            for part in self._parts
-            for group in part.param_groups
-            for parameter in group["params"]
+
+
+def build_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
+    """Return the optimizer that `config` names, for this model's parameters."""
+    return MuonOptimizer(model, config) if config.optimizer == "muon" else AdamW(model, config)
+
+
+class AdamW:
+    """torch's AdamW (Loshchilov and Hutter 2019); matrices decay, biases and norms do not."""
+
+    def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
+        self._config = config
+        self._names = {parameter: name for name, parameter in model.named_parameters()}
+        groups = [
+            {
+                "params": [p for p in self._names if p.dim() >= 2],
+                "weight_decay": config.weight_decay,
+            },
+            {"params": [p for p in self._names if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        fused = all(p.device.type in ("cpu", "cuda") for p in self._names)
+        self._inner = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=config.learning_rate, fused=fused
+        )
+
+    def step(self, step: int, scale: float) -> None:
+        """Do one update with `scale` times the peak rate, and drop the gradients."""
+        for group in self._inner.param_groups:
+            group["lr"] = self._config.learning_rate * scale
+        self._inner.step()
+        self._inner.zero_grad(set_to_none=True)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return every tensor of the state as ``<kind>/<parameter name>``."""
+        return {
+            f"{kind}/{name}": value
+            for parameter, name in self._names.items()
+            for kind, value in self._inner.state[parameter].items()
         }
+
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over a state made by `state_tensors`."""
+        parameters = {name: parameter for parameter, name in self._names.items()}
         for key, value in tensors.items():
-            what, _, name = key.partition("/")
+            kind, _, name = key.partition("/")
             parameter = parameters[name]
-            # AdamW keeps its step count on the CPU unless it is fused.
-            target = (
-                parameter.device if what != "step" or parameter.device.type == "cuda" else "cpu"
-            )
-            owners[parameter].state[parameter][what] = value.to(target)
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised: every singular value of an update becomes about one.
-
-    Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks". Matrices of one
-    shape are stacked, so that many small ones cost a few large products.
-    """
-
-    def __init__(self, params: Iterable[Tensor], *, lr: float, weight_decay: float = 0.0) -> None:
-        super().__init__(list(params), {"lr": lr, "weight_decay": weight_decay})
-        self._by_shape: dict[torch.Size, list[Tensor]] = {}
-        for parameter in self.param_groups[0]["params"]:
-            self._by_shape.setdefault(parameter.shape, []).append(parameter)
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update every matrix that has a gradient."""
-        rate, decay = self.param_groups[0]["lr"], self.param_groups[0]["weight_decay"]
-        for shape, parameters in self._by_shape.items():
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            if len(gradients) != len(parameters):
-                continue
-            for parameter in parameters:
-                if "momentum" not in self.state[parameter]:
-                    self.state[parameter]["momentum"] = torch.zeros_like(parameter)
-            momenta = [self.state[parameter]["momentum"] for parameter in parameters]
-            torch._foreach_lerp_(momenta, gradients, 1.0 - _MOMENTUM)
-            nesterov = torch._foreach_lerp(gradients, momenta, _MOMENTUM)
-            updates = orthogonalise(torch.stack(list(nesterov)))
-            # A tall matrix needs larger steps for the same change of its output.
-            scale = rate * max(1.0, shape[0] / shape[1]) ** 0.5
-            if decay:
-                torch._foreach_mul_(parameters, 1.0 - rate * decay)
-            torch._foreach_add_(parameters, list(updates.unbind(0)), alpha=-scale)
-
-
-def orthogonalise(matrices: Tensor, *, steps: int = 5) -> Tensor:
-    """Bring the singular values of each matrix (N, rows, columns) near one, by Newton-Schulz.
-
-    The quintic iteration of Muon: X <- aX + (bA + cA^2)X with A = XX^T, from X of norm one.
-    """
-    a, b, c = _NEWTON_SCHULZ
-    x = matrices.to(torch.bfloat16)
-    tall = x.size(-2) > x.size(-1)
-    if tall:
-        x = x.mT
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    if tall:
-        x = x.mT
-    result: Tensor = x.to(matrices.dtype)
-    return result
+            # The step count stays on the CPU unless the fused kernel reads it on the device.
+            self._inner.state[parameter][kind] = value.to(parameter.device, copy=True)

@@ -14,7 +14,7 @@ import math
 from msgspec import Struct
 
 from megatron_model.architectures import count_parameters, matrix_parameters
-from megatron_model.config import ModelConfig, RunConfig
+from megatron_model.config import RunConfig
 from megatron_model.device import DeviceInfo
 
 MUCH_REPETITION = 40.0
@@ -70,7 +70,7 @@ def preflight(
     micro = micro_batch_size(training.batch_size, fixed=fixed, each=each, device=device)
     activations = micro * each
     total = fixed + activations
-    per_step = training.batch_size * model.block_size
+    per_step = training.batch_size * config.sequence_length
     budget = bool(training.max_seconds)
     total_characters = None if budget else per_step * training.steps
     trained_on = characters * (1 - config.data.validation_fraction) if characters else None
@@ -97,7 +97,7 @@ def preflight(
 
 
 def activation_bytes(config: RunConfig, vocabulary: int, device: DeviceInfo | None) -> int:
-    """Return the bytes kept for the backward pass for one sequence of block_size characters."""
+    """Return the bytes kept for the backward pass for one training sequence."""
     model = config.model
     on_cpu = device is None or device.kind == "cpu"
     half = config.training.precision == "bfloat16" or (
@@ -105,10 +105,11 @@ def activation_bytes(config: RunConfig, vocabulary: int, device: DeviceInfo | No
     )
     size = 2 if half else 4
     width = (11 if model.architecture == "modern" else 8) * model.embed_dim + 2 * model.ff_dim
-    per_layer = model.block_size * width * size
+    length = config.sequence_length
+    per_layer = length * width * size
     if on_cpu and half:
-        per_layer += 3 * model.heads * model.block_size**2 * size
-    return model.layers * per_layer + model.block_size * vocabulary * 8
+        per_layer += 3 * model.heads * length**2 * size
+    return model.layers * per_layer + length * vocabulary * 8
 
 
 def micro_batch_size(batch_size: int, *, fixed: int, each: int, device: DeviceInfo | None) -> int:
@@ -129,14 +130,15 @@ def micro_batch_size(batch_size: int, *, fixed: int, each: int, device: DeviceIn
     return math.ceil(batch_size / parts)
 
 
-def flops_per_character(model: ModelConfig, vocabulary: int) -> float:
+def flops_per_character(config: RunConfig, vocabulary: int) -> float:
     """Return the arithmetic of training on one character: 6 a weight, and attention's products.
 
     Chinchilla's count (Hoffmann et al. 2022, appendix F): forward 2 and backward 4 a weight;
     attention adds ``12 C T / 2`` a layer for scores and mix, halved because it is causal.
     """
+    model = config.model
     weights = matrix_parameters(model) + vocabulary * model.embed_dim
-    return 6.0 * weights + 6.0 * model.layers * model.embed_dim * model.block_size
+    return 6.0 * weights + 6.0 * model.layers * model.embed_dim * config.sequence_length
 
 
 def _estimated_seconds(
@@ -144,7 +146,7 @@ def _estimated_seconds(
 ) -> float | None:
     if device is None or device.matrix_rate is None:
         return None
-    work = flops_per_character(config.model, vocabulary) * per_step * config.training.steps
+    work = flops_per_character(config, vocabulary) * per_step * config.training.steps
     return work / (device.matrix_rate * ASSUMED_EFFICIENCY)
 
 

@@ -7,6 +7,7 @@ trains a run at a time: it holds a kernel lock that dies with it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -90,6 +91,9 @@ class RunFolder:
         path = runs_dir / name
         try:
             runs_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise RequestError(f"Cannot make {safe(str(runs_dir))}: {error.strerror}.") from None
+        try:
             path.mkdir(mode=0o700)
         except FileExistsError:
             raise RequestError(
@@ -109,7 +113,7 @@ class RunFolder:
         Raises:
             RequestError: there is no run there.
         """
-        if not (path / RUN_FILE).is_file():
+        if not os.path.isfile(path / RUN_FILE):
             raise RequestError(f"{safe(str(path))} is not a run: it has no {RUN_FILE}.")
         return cls(path)
 
@@ -269,6 +273,7 @@ class EventLog:
     """Appends events to a run's log; a line torn by a crash is cut off first."""
 
     def __init__(self, folder: RunFolder) -> None:
+        self._path = folder.events_path
         self._descriptor = os.open(
             folder.events_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
         )
@@ -279,7 +284,12 @@ class EventLog:
 
     def append(self, event: Event, *, sync: bool = False) -> None:
         """Write one line in one call; `sync` waits until it is on disk."""
-        os.write(self._descriptor, encode_event(event))
+        line = encode_event(event)
+        written = os.write(self._descriptor, line)
+        if written < len(line):
+            # The disk is full; a part of a line would spoil the next one too.
+            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
         if sync:
             os.fsync(self._descriptor)
 
@@ -291,9 +301,12 @@ class EventLog:
 def list_runs(runs_dir: Path) -> list[RunFolder]:
     """Return every run in `runs_dir`, newest (by its last event) first."""
     try:
-        folders = [RunFolder(path) for path in runs_dir.iterdir() if (path / RUN_FILE).is_file()]
+        paths = list(runs_dir.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise RequestError(f"Cannot read {safe(str(runs_dir))}: {error.strerror}.") from None
+    folders = [RunFolder(path) for path in paths if os.path.isfile(path / RUN_FILE)]
 
     def changed(folder: RunFolder) -> float:
         for path in (folder.events_path, folder.path / RUN_FILE):
@@ -320,7 +333,7 @@ def find_run(spec: str, runs_dir: Path) -> RunFolder:
         RequestError: there is none; the nearest name is given.
     """
     for path in (runs_dir / spec, Path(spec)):
-        if spec and (path / RUN_FILE).is_file():
+        if spec and os.path.isfile(path / RUN_FILE):
             return RunFolder(path)
     names = [folder.name for folder in list_runs(runs_dir)]
     raise RequestError(
@@ -341,13 +354,14 @@ def find_model(spec: str, runs_dir: Path, *, which: str = "best") -> Path:
         RequestError: there is no such model.
     """
     path = Path(spec)
-    if path.is_file():
+    # os.path, which calls a name that is too long simply no file.
+    if os.path.isfile(path):
         if path.suffix != ".safetensors":
             raise RequestError(
                 f"{safe(spec)} is not a .safetensors file, run or checkpoint folder."
             )
         return path
-    if (path / MODEL_FILE).is_file():
+    if os.path.isfile(path / MODEL_FILE):
         return path / MODEL_FILE
     folder = find_run(spec, runs_dir)
     checkpoint = folder.best_checkpoint() if which == "best" else folder.latest_checkpoint()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from dataclasses import dataclass, field
@@ -24,8 +25,9 @@ LOG_LIMIT = 1000
 class Series:
     """A growing curve of (step, elapsed seconds, value), thinned beyond `SERIES_LIMIT` points.
 
-    Thinning keeps the smallest and the largest value of every four points, so spikes survive; a
-    value that is not finite is kept as a gap.
+    Thinning keeps the smallest and the largest value of equal stretches of steps, so that spikes
+    survive and the beginning stays as fine as the rest; a stretch without a finite value is kept as
+    a gap.
     """
 
     steps: list[int] = field(default_factory=list)
@@ -53,11 +55,13 @@ class Series:
         keep: list[int] = []
         # The newest points stay whole: they are what a person is looking at.
         end = len(self.values) - 64
-        for start in range(0, end, 4):
-            window = range(start, min(start + 4, end))
+        first = self.steps[0]
+        width = (self.steps[end] - first) / (SERIES_LIMIT // 4)
+        for _, stretch in itertools.groupby(range(end), lambda i: (self.steps[i] - first) // width):
+            window = list(stretch)
             finite = [i for i in window if math.isfinite(self.values[i])]
             if not finite:
-                keep.append(start)
+                keep.append(window[0])
                 continue
             extremes = {
                 min(finite, key=self.values.__getitem__),
@@ -162,6 +166,8 @@ class RunState:
             case events.DeviceSampled():
                 self.device = event
                 self.memory.append(event.step, self.elapsed_seconds, float(event.used))
+            case events.Noticed(text=text):
+                self._say(event, "warning", text)
             case events.RunPaused():
                 self.status, self.phase = "paused", "paused"
                 self._say(event, "info", f"paused at step {event.step:,}")

@@ -5,6 +5,7 @@ Which settings there are is said in config.py.
 
 from __future__ import annotations
 
+import re
 import typing
 from functools import cache
 from typing import Any, ClassVar, Literal
@@ -13,6 +14,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from megatron_model.errors import RequestError, nearest
+
+_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 
 
 def setting(
@@ -48,14 +51,25 @@ class Field(Struct, frozen=True):
                     + nearest(str(value), self.choices)
                 )
             return
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                # What Python makes of bytes in an argument or a file name that are not UTF-8; no
+                # file of ours could store it.
+                raise RequestError(f"{self.key} has bytes that are not UTF-8.") from None
         if not isinstance(value, (int, float)):
             return
         if value != value or value in (float("inf"), float("-inf")):
             raise RequestError(f"{self.key} must be a finite number.")
         if self.low is not None and value < self.low:
-            raise RequestError(f"{self.key} is {value:g}; it must be at least {self.low:g}.")
+            raise RequestError(
+                f"{self.key} is {_number(value)}; it must be at least {_number(self.low)}."
+            )
         if self.high is not None and value > self.high:
-            raise RequestError(f"{self.key} is {value:g}; it must be at most {self.high:g}.")
+            raise RequestError(
+                f"{self.key} is {_number(value)}; it must be at most {_number(self.high)}."
+            )
 
     def parse(self, text: str) -> object:
         """Turn what a person typed into a value of this field, checked.
@@ -67,7 +81,10 @@ class Field(Struct, frozen=True):
         if self.kind is str:
             value = text
         else:
-            cleaned = text.strip().replace("_", "").replace(",", "")
+            cleaned = text.strip().replace("_", "")
+            # Commas only between thousands: elsewhere they are somebody's decimal point.
+            if self.kind is int and _GROUPED.fullmatch(cleaned):
+                cleaned = cleaned.replace(",", "")
             try:
                 value = int(cleaned) if self.kind is int else float(cleaned)
             except ValueError:
@@ -75,6 +92,10 @@ class Field(Struct, frozen=True):
                 raise RequestError(f'{self.key} must be {wanted}, not "{text}".') from None
         self.check(value)
         return value
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,25 +15,35 @@ from torch import Tensor
 
 from megatron_model.architectures import build_model
 from megatron_model.checkpoint import TrainingState
+from megatron_model.compiled import Library, can_compile, compile_all, library_loss
 from megatron_model.config import RunConfig, SamplingConfig
 from megatron_model.dataset import Batches, TokenArray
 from megatron_model.device import choose_device, choose_precision, describe_device
 from megatron_model.errors import RunFailedError
-from megatron_model.evaluation import bits_per_character, evaluate_steps, sequence_loss
+from megatron_model.evaluation import bits_per_character, eager_loss, evaluate_steps
 from megatron_model.events import (
     Evaluated,
     Event,
+    Noticed,
     PhaseChanged,
     SampleGenerated,
     StepFinished,
     StepTaken,
     WorkProgress,
 )
-from megatron_model.optimizer import Optimizer, learning_rate_scale
+from megatron_model.muon import MuonOptimizer
+from megatron_model.optimizer import build_optimizer, learning_rate_scale
 from megatron_model.preflight import preflight
 from megatron_model.sampling import generate_stream
+from megatron_model.steps import Step, eager_step, library_step
 from megatron_model.stopwatch import Stopwatch
 from megatron_model.tokenizer import CharTokenizer
+
+COMPILE_FROM_SECONDS = 100.0
+"""Estimated length of a run on a CPU from which compiling its step is earned back."""
+
+COMPILE_FROM_STEPS = 500
+"""Steps of a run on an accelerator from which compiling its model is earned back."""
 
 
 class Trainer:
@@ -64,17 +74,23 @@ class Trainer:
         # The weights are drawn on the CPU, so that a seed means the same model on every device.
         torch.manual_seed(config.training.seed)
         self.model = build_model(config.model, tokenizer.vocab_size).to(self.device)
-        self._forward: Callable[[Tensor], Tensor] = self.model
-        self._compiled = False
-        self._optimizer = Optimizer(self.model, config.training)
+        self._optimizer = build_optimizer(self.model, config.training)
         self._batches = Batches(
             train,
-            block_size=config.model.block_size,
+            length=config.sequence_length,
             batch_size=config.training.batch_size,
             seed=config.training.seed,
             device=self.device,
         )
-        self._micro_batch = self._choose_micro_batch()
+        self._cost = preflight(
+            config,
+            vocabulary_size=tokenizer.vocab_size,
+            device=describe_device(str(self.device)),
+        )
+        self._micro_batch = self._cost.micro_batch
+        self._compiled = self._compiling_pays()
+        self._step: Step | None = None
+        self._block_loss = eager_loss(self.model, self.dtype)
         self.step = 0
         self.val_loss: float | None = None
         """Validation loss of the weights as they are now, if they were evaluated."""
@@ -84,16 +100,54 @@ class Trainer:
         self._loss_sum = torch.zeros((), device=self.device)
         self._interval_steps = 0
         self._interval_seconds = 0.0
-        self._gradient_norm = math.nan
+        self._gradient_norm = torch.zeros((), device=self.device)
+        self._scale = 0.0
 
-    def _choose_micro_batch(self) -> int:
-        """Return how many sequences fit the device's memory at once."""
-        cost = preflight(
-            self.config,
-            vocabulary_size=self.tokenizer.vocab_size,
-            device=describe_device(str(self.device)),
+    def _libraries(self) -> tuple[Library, Library]:
+        """Return the compiled step and the compiled loss, whether they are there yet or not."""
+        vocabulary = self.tokenizer.vocab_size
+        return (
+            Library("step", self.config, vocabulary, self.dtype),
+            Library("loss", self.config, vocabulary, self.dtype),
         )
-        return cost.micro_batch
+
+    def _compiling_pays(self) -> bool:
+        """Whether this run's steps are to be compiled: as asked, or where it is earned back."""
+        wish = self.config.training.compile
+        if wish == "off" or self._micro_batch < self.config.training.batch_size:
+            return False
+        if self.device.type != "cpu":
+            return wish == "on" or self.config.training.steps >= COMPILE_FROM_STEPS
+        if not can_compile(self.config, self.device):
+            return False
+        if wish == "on" or all(library.ready for library in self._libraries()):
+            return True
+        return (self._cost.seconds or 0.0) >= COMPILE_FROM_SECONDS
+
+    def _prepare_step(self) -> Generator[Event, None, None]:
+        """Make the function that takes a step; compile it first where that pays."""
+        training = self.config.training
+        if self._compiled and self.device.type == "cpu":
+            step, loss = self._libraries()
+            if not (step.ready and loss.ready):
+                yield PhaseChanged(step=self.step, phase="compiling")
+                for share in compile_all([step, loss]):
+                    yield WorkProgress(step=self.step, share=share)
+            if step.ready and loss.ready and isinstance(self._optimizer, MuonOptimizer):
+                self._step = library_step(step, self.model, self._optimizer, training)
+                self._block_loss = library_loss(loss, self.model, self.dtype)
+                return
+            self._compiled = False
+            yield Noticed(
+                step=self.step, text="compiling did not work here; training goes on without"
+            )
+        model = self.model
+        if self._compiled:
+            yield PhaseChanged(step=self.step, phase="compiling")
+            model = torch.compile(model)  # type: ignore[assignment]
+        self._step = eager_step(
+            model, self._optimizer, training, dtype=self.dtype, micro_batch=self._micro_batch
+        )
 
     @property
     def elapsed_seconds(self) -> float:
@@ -117,8 +171,13 @@ class Trainer:
             RunFailedError: the loss is no longer a finite number.
         """
         training = self.config.training
+        if self.progress < 1.0:
+            yield from self._prepare_step()
         if self.step and self.step % training.evaluate_every == 0 and self.val_loss is None:
-            yield from self.evaluate()  # what an interruption left out
+            # What an interruption left out; these weights may be the best ones.
+            yield from self.evaluate()
+            yield from self.sample()
+            yield StepTaken(step=self.step, elapsed_seconds=self.elapsed_seconds)
         yield PhaseChanged(step=self.step, phase="training")
         finished = self.progress >= 1.0
         while not finished:
@@ -144,22 +203,9 @@ class Trainer:
             # Reseeded at every step, so that a resume needs no generator state.
             torch.manual_seed(config.seed + 1_000_003 * (self.step + 1))
         inputs, targets = self._batches.get(self.step)
-        for first in range(0, len(inputs), self._micro_batch):
-            part = slice(first, first + self._micro_batch)
-            with torch.autocast(
-                self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
-            ):
-                logits = self._forward(inputs[part])
-            loss = sequence_loss(logits, targets[part]) * (len(logits) / len(inputs))
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._loss_sum += loss.detach()
-        reporting = (self.step + 1) % config.log_every == 0
-        if config.gradient_clip or reporting:
-            limit = config.gradient_clip or math.inf
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-            if reporting:
-                self._gradient_norm = float(norm)
-        self._optimizer.step(scale)
+        assert self._step is not None
+        loss, self._gradient_norm = self._step(self.step, scale, inputs, targets)
+        self._loss_sum += loss
         self._scale = scale
         self._interval_steps += 1
         self.step += 1
@@ -170,15 +216,16 @@ class Trainer:
         """Close the interval. Reading the loss is the one point at which the host waits."""
         start = self._clock()
         loss = float(self._loss_sum) / self._interval_steps
+        norm = float(self._gradient_norm)
         seconds = self._interval_seconds + self._clock() - start
-        if not math.isfinite(loss) or not math.isfinite(self._gradient_norm):
+        if not math.isfinite(loss) or not math.isfinite(norm):
             raise RunFailedError(
                 f"The loss stopped being a finite number before step {self.step:,}. The last "
                 "checkpoint is unharmed; resume it with a lower learning rate "
                 f"(now {self._peak_rate():g})."
             )
         tokens = (
-            self._interval_steps * self.config.training.batch_size * self.config.model.block_size
+            self._interval_steps * self.config.training.batch_size * self.config.sequence_length
         )
         self._loss_sum.zero_()
         self._interval_steps, self._interval_seconds = 0, 0.0
@@ -186,7 +233,7 @@ class Trainer:
             step=self.step,
             train_loss=loss,
             learning_rate=self._peak_rate() * self._scale,
-            gradient_norm=self._gradient_norm,
+            gradient_norm=norm,
             tokens_per_second=tokens / max(seconds, 1e-9),
             elapsed_seconds=self.elapsed_seconds,
         )
@@ -206,7 +253,7 @@ class Trainer:
             self._validation,
             block_size=self.config.model.block_size,
             device=self.device,
-            dtype=self.dtype,
+            block_loss=self._block_loss,
         )
         loss = math.nan
         while True:
@@ -243,7 +290,17 @@ class Trainer:
         yield SampleGenerated(step=self.step, prompt=prompt, text=text)
 
     def state(self) -> TrainingState:
-        """Return everything an exact resume needs beside the weights."""
+        """Return everything an exact resume needs beside the weights.
+
+        Raises:
+            RunFailedError: the weights are no longer finite numbers and not worth keeping.
+        """
+        if not all(bool(weight.isfinite().all()) for weight in self.model.parameters()):
+            raise RunFailedError(
+                f"The weights at step {self.step:,} are no longer finite numbers. The last "
+                "checkpoint is unharmed; resume it with a lower learning rate "
+                f"(now {self._peak_rate():g})."
+            )
         tensors = {
             f"optimizer/{name}": value for name, value in self._optimizer.state_tensors().items()
         }
@@ -257,6 +314,7 @@ class Trainer:
             "interval_steps": self._interval_steps,
             "interval_seconds": self._interval_seconds,
             "micro_batch": self._micro_batch,
+            "compiled": self._compiled,
             # All randomness and the place in the data follow from these two.
             "seed": self.config.training.seed,
             "next_batch": self.step,
@@ -279,6 +337,7 @@ class Trainer:
         self._evaluation_seconds = float(numbers["evaluation_seconds"])
         # Another split of the batch would add up in another order, and round differently.
         self._micro_batch = int(numbers["micro_batch"])
+        self._compiled = bool(numbers["compiled"])
         self._interval_steps = int(numbers["interval_steps"])
         self._interval_seconds = float(numbers["interval_seconds"])
         self.stopwatch = Stopwatch(self._clock, before=float(numbers["elapsed_seconds"]))

@@ -1,0 +1,233 @@
+"""How soon a model is good, against its peers: whole processes, in turns, in one run.
+
+python -m benchmarks.train [TEXT ...]
+
+Every text is trained on by a plain GPT loop with nanoGPT's settings for a CPU, and by the `cpu` preset
+in a twelfth of the wall time that loop took and in the same wall time; the first text by Hugging
+Face's GPT-2 as well. Wall time counts from the start of the process to its end, imports and the last
+evaluation included. Every loss is over the whole validation split. Texts: files, or built-in corpora;
+both built-in ones are always taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import print_table, write_json
+
+TWELFTH = 12
+BUILTIN = ("builtin:python-reference", "builtin:python-stdlib")
+EFFICIENCY_PRESETS = {"smoke": 60, "cpu": 30, "small": 4}
+"""Presets of which a step is measured, and how many steps: what fits two cores and a minute."""
+
+
+def run_json(command: list[str]) -> tuple[list[dict[str, Any]], float]:
+    """Run a command; return the JSON objects it printed, and its wall time in seconds."""
+    started = time.perf_counter()
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    lines = done.stdout.splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")], seconds
+
+
+def run_peer(name: str, text: Path) -> dict[str, Any]:
+    """Train one peer and return its figures."""
+    print(f"  {name} ...", flush=True)
+    found, seconds = run_json([sys.executable, "-m", "benchmarks.peers", name, str(text)])
+    return {**found[-1], "wall": seconds}
+
+
+def run_ours(text: Path, wall: float, overhead: float, folder: Path) -> dict[str, Any]:
+    """Train the `cpu` preset so that the whole process takes `wall` seconds."""
+    print(f"  ours in {wall:.1f} s ...", flush=True)
+    command = [sys.executable, "-m", "megatron_model", "train", str(text), "--preset", "cpu"]
+    command += ["--json", "--runs-dir", str(folder), "--max-seconds", f"{wall - overhead:.2f}"]
+    events, seconds = run_json(command)
+    evaluated = [event for event in events if event["event"] == "evaluated"]
+    finished = [event for event in events if event["event"] == "step_finished"]
+    return {
+        "val_loss": min(event["val_loss"] for event in evaluated),
+        "last_val_loss": evaluated[-1]["val_loss"],
+        "steps": evaluated[-1]["step"],
+        "elapsed": events[-1]["elapsed_seconds"],
+        "characters_per_second": finished[-1]["tokens_per_second"],
+        "compiled": any(event.get("phase") == "compiling" for event in events),
+        "wall": seconds,
+    }
+
+
+def warm_up(text: Path, folder: Path) -> dict[str, float]:
+    """Fill the cache of compiled steps for this text's shapes; return the seconds that took.
+
+    Also returned: how much longer a process takes than the seconds it counts as training.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "megatron_model",
+        "train",
+        str(text),
+        "--preset",
+        "cpu",
+        "--json",
+    ]
+    command += [
+        "--runs-dir",
+        str(folder),
+        "--set",
+        "training.compile=on",
+        "--set",
+        "training.steps=2",
+    ]
+    _, first = run_json(command)
+    events, second = run_json(command)
+    return {"cold_extra": first - second, "overhead": second - events[-1]["elapsed_seconds"]}
+
+
+def compare(text: Path, name: str, folder: Path, *, all_peers: bool) -> dict[str, Any]:
+    """Measure everything on one text, in turns."""
+    print(name, flush=True)
+    runs = folder / "runs"
+    warm = warm_up(text, runs)
+    peer = run_peer("nanogpt", text)
+    soon = run_ours(text, peer["wall"] / TWELFTH, warm["overhead"], runs)
+    result = {"text": name, **warm, "nanogpt": peer, "ours_in_a_twelfth": soon}
+    if all_peers:
+        result["transformers"] = run_peer("transformers", text)
+        result["ours_in_the_same"] = run_ours(text, peer["wall"], warm["overhead"], runs)
+    return result
+
+
+def efficiency(preset: str, steps: int) -> dict[str, Any]:
+    """Return the share of the machine's matrix rate that a preset's step reaches, model alone."""
+    command = [sys.executable, "-m", "benchmarks.train", "--efficiency-of", preset]
+    found, _ = run_json([*command, "--steps", str(steps)])
+    return found[-1]
+
+
+def measure_efficiency(preset: str, steps: int) -> None:
+    """Time steps in this process, with the matrix rate measured before and after; print JSON."""
+    import torch
+
+    from megatron_model.config import with_settings
+    from megatron_model.device import measure_matrix_rate
+    from megatron_model.events import StepFinished
+    from megatron_model.preflight import flops_per_character
+    from megatron_model.presets import get_preset
+    from megatron_model.corpus import find_corpus
+    from megatron_model.token_cache import prepare_now, split
+    from megatron_model.tokenizer import CharTokenizer
+    from megatron_model.trainer import Trainer
+
+    changes = {
+        "training.steps": str(steps + 1),
+        "training.log_every": "1",
+        "training.evaluate_every": "1000000",
+        "training.sample_length": "0",
+        "training.compile": "on",
+    }
+    config = with_settings(get_preset(preset).config, changes)
+    prepared = prepare_now(find_corpus(BUILTIN[0]))
+    train, validation = split(prepared, 0.1, config.model.block_size)
+    tokenizer = CharTokenizer.from_vocabulary(prepared.vocabulary)
+    trainer = Trainer(config, tokenizer, train, validation[: 2 * config.model.block_size])
+    before = measure_matrix_rate(trainer.device, trainer.dtype)
+    speeds = [e.tokens_per_second for e in trainer.run() if isinstance(e, StepFinished)][1:]
+    rate = max(before, measure_matrix_rate(trainer.device, trainer.dtype))
+    speed = sorted(speeds)[len(speeds) // 2]
+    work = flops_per_character(config, tokenizer.vocab_size) * speed
+    print(
+        json.dumps(
+            {
+                "preset": preset,
+                "dtype": str(trainer.dtype).removeprefix("torch."),
+                "threads": torch.get_num_threads(),
+                "characters_per_second": speed,
+                "matrix_gflops": rate / 1e9,
+                "step_gflops": work / 1e9,
+                "share": work / rate,
+            }
+        )
+    )
+
+
+def as_file(name: str, folder: Path) -> Path:
+    """Return the text as one file that every peer can read."""
+    from megatron_model.corpus import find_corpus, read_chunks
+
+    if not name.startswith("builtin:"):
+        return Path(name)
+    path = folder / f"{name.removeprefix('builtin:')}.txt"
+    path.write_text("".join(chunk for chunk, _ in read_chunks(find_corpus(name))), encoding="utf-8")
+    return path
+
+
+def print_report(results: list[dict[str, Any]], shares: list[dict[str, Any]]) -> None:
+    """Print the tables."""
+    rows = []
+    for result in results:
+        peer = result["nanogpt"]
+        kinds = ("nanogpt", "transformers", "ours_in_a_twelfth", "ours_in_the_same")
+        for kind in (kind for kind in kinds if kind in result):
+            run = result[kind]
+            ratio = peer["wall"] / run["wall"]
+            losses = (f"{run['val_loss']:.4f}", f"{run['wall']:.1f}", f"{ratio:.1f}x")
+            speed = f"{run['characters_per_second']:,.0f}"
+            rows.append((result["text"], kind.replace("_", " "), *losses, run["steps"], speed))
+    heads = ("text", "what", "validation", "wall s", "faster", "steps", "characters/s")
+    print_table("validation loss in wall time, in turns", heads, rows)
+    for result in results:
+        print(
+            f"{result['text']}: compiling for the first time takes {result['cold_extra']:.0f} s more"
+        )
+    print_table(
+        "share of the measured matrix rate",
+        ("preset", "dtype", "threads", "characters/s", "GFLOP/s", "of", "share"),
+        [
+            (
+                share["preset"],
+                share["dtype"],
+                share["threads"],
+                f"{share['characters_per_second']:,.0f}",
+                f"{share['step_gflops']:.0f}",
+                f"{share['matrix_gflops']:.0f}",
+                f"{share['share']:.0%}",
+            )
+            for share in shares
+        ],
+    )
+
+
+def main() -> None:
+    """Measure, print the tables and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("texts", nargs="*", help="files to train on before the built-in corpora")
+    parser.add_argument("--efficiency-of", metavar="PRESET", help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=30, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.efficiency_of:
+        measure_efficiency(options.efficiency_of, options.steps)
+        return
+    shares = [efficiency(preset, steps) for preset, steps in EFFICIENCY_PRESETS.items()]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        texts = [*options.texts, *BUILTIN]
+        results = [
+            compare(as_file(text, folder), Path(text).name, folder, all_peers=text == texts[0])
+            for text in texts
+        ]
+    print_report(results, shares)
+    write_json("train", {"results": results, "efficiency": shares})
+
+
+if __name__ == "__main__":
+    main()

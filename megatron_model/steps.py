@@ -1,0 +1,66 @@
+"""One optimizer update, in the two ways it is computed: eagerly, or by a compiled library.
+
+Neither waits for the device: loss and gradient norm are returned as tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from megatron_model.compiled import Library, library_update
+from megatron_model.config import TrainingConfig
+from megatron_model.evaluation import sequence_loss
+from megatron_model.muon import MuonOptimizer, rates_at
+from megatron_model.optimizer import Optimizer
+
+Step: TypeAlias = Callable[[int, float, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From the number of the update, the share of the peak rates, inputs (B, T) and targets (B, T) to
+the mean loss and the norm of its gradient; the weights are updated in place."""
+
+
+def eager_step(
+    model: nn.Module,
+    optimizer: Optimizer,
+    config: TrainingConfig,
+    *,
+    dtype: torch.dtype,
+    micro_batch: int,
+) -> Step:
+    """Return the update as torch computes it operation by operation.
+
+    The batch is gone through `micro_batch` sequences at a time; gradients add up to those of the
+    whole batch.
+    """
+    parameters = list(model.parameters())
+
+    def step(number: int, scale: float, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        total = torch.zeros((), device=inputs.device)
+        for first in range(0, len(inputs), micro_batch):
+            part = slice(first, first + micro_batch)
+            with torch.autocast(inputs.device.type, dtype=dtype, enabled=dtype != torch.float32):
+                logits = model(inputs[part])
+            loss = sequence_loss(logits, targets[part]) * (len(logits) / len(inputs))
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip or math.inf)
+        optimizer.step(number, scale)
+        return total, norm.detach()
+
+    return step
+
+
+def library_step(
+    library: Library, model: nn.Module, optimizer: MuonOptimizer, config: TrainingConfig
+) -> Step:
+    """Return the update as one call into a compiled library."""
+    run = library_update(library, model, optimizer)
+
+    def step(number: int, scale: float, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return run(inputs, targets, rates_at(config, number, scale))
+
+    return step

@@ -1,0 +1,68 @@
+"""What every test shares: folders of its own, one thread, and tiny but real runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before torch is imported anywhere: the suite must not fight over cores, and one thread adds up
+# in the same order every time.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest
+
+from megatron_model.config import RunConfig
+from megatron_model.run_folder import RunFolder
+from tests.model.helpers import TEXT, tiny_config, train
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Point every folder of the user at a temporary one."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEGATRON_RUNS_DIR", str(home / "runs"))
+        patch.setenv("HOME", str(home))
+        for kind in ("CACHE", "DATA", "CONFIG", "STATE"):
+            patch.setenv(f"XDG_{kind}_HOME", str(home / kind.lower()))
+        yield
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text file of some 2,500 characters; not to be changed."""
+    path = tmp_path_factory.mktemp("corpus") / "tale.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def runs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty runs folder, which is also the default one."""
+    path = tmp_path / "runs"
+    monkeypatch.setenv("MEGATRON_RUNS_DIR", str(path))
+    return path
+
+
+@pytest.fixture
+def config(corpus: Path) -> RunConfig:
+    """A run of the tiniest model on the corpus: some twenty steps."""
+    return tiny_config({"data.corpus": str(corpus)})
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> RunFolder:
+    """A run that was trained to its end; not to be changed."""
+    runs = tmp_path_factory.mktemp("finished") / "runs"
+    folder = RunFolder.create(runs, "tale-tiny", tiny_config({"data.corpus": str(corpus)}))
+    train(folder)
+    return folder
+
+
+@pytest.fixture
+def run_copy(finished_run: RunFolder, runs_dir: Path) -> RunFolder:
+    """A copy of the finished run in the test's own runs folder, to be used up."""
+    shutil.copytree(finished_run.path, runs_dir / finished_run.name)
+    return RunFolder.open(runs_dir / finished_run.name)
