@@ -2,11 +2,11 @@
 
 python -m benchmarks.train [TEXT ...]
 
-Every text is trained on by a plain GPT loop with nanoGPT's settings for a CPU, and by the `cpu` preset
-in a twelfth of the wall time that loop took and in the same wall time; the first text by Hugging
-Face's GPT-2 as well. Wall time counts from the start of the process to its end, imports and the last
-evaluation included. Every loss is over the whole validation split. Texts: files, or built-in corpora;
-both built-in ones are always taken.
+Every text is trained on by a plain GPT loop with nanoGPT's settings for a CPU, and by the `cpu`
+preset in a twelfth of the wall time that loop took and in the same wall time; the first text by
+Hugging Face's GPT-2 as well. Wall time counts from the start of the process to its end, imports and
+the last evaluation included. Every loss is over the whole validation split. Texts: files, or built-
+in corpora; both built-in ones are always taken.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EFFICIENCY_PRESETS = {"smoke": 60, "cpu": 30, "small": 4}
 def run_json(command: list[str]) -> tuple[list[dict[str, Any]], float]:
     """Run a command; return the JSON objects it printed, and its wall time in seconds."""
     started = time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     seconds = time.perf_counter() - started
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
@@ -119,11 +119,11 @@ def measure_efficiency(preset: str, steps: int) -> None:
     import torch
 
     from megatron_model.config import with_settings
+    from megatron_model.corpus import find_corpus
     from megatron_model.device import measure_matrix_rate
     from megatron_model.events import StepFinished
     from megatron_model.preflight import flops_per_character
     from megatron_model.presets import get_preset
-    from megatron_model.corpus import find_corpus
     from megatron_model.token_cache import prepare_now, split
     from megatron_model.tokenizer import CharTokenizer
     from megatron_model.trainer import Trainer
@@ -187,7 +187,7 @@ def print_report(results: list[dict[str, Any]], shares: list[dict[str, Any]]) ->
     print_table("validation loss in wall time, in turns", heads, rows)
     for result in results:
         print(
-            f"{result['text']}: compiling for the first time takes {result['cold_extra']:.0f} s more"
+            f"{result['text']}: a first compilation takes {result['cold_extra']:.0f} s more"
         )
     print_table(
         "share of the measured matrix rate",

@@ -15,6 +15,9 @@ import msgspec
 from megatron_model.errors import RequestError, nearest
 from megatron_model.settings import Field, Settings, fields_of, setting
 
+REPETITION_SPAN = 64
+"""How many characters back a repetition penalty looks: some lines, or all letters would pay it."""
+
 
 class ModelConfig(Settings, frozen=True, kw_only=True):
     """The shape of the transformer."""
@@ -109,6 +112,15 @@ class TrainingConfig(Settings, frozen=True, kw_only=True):
         float,
         setting("Last share of the run over which a linear schedule falls.", low=0.01, high=1),
     ] = 1.0
+    token_dropout: Annotated[
+        float,
+        setting(
+            "Share of the characters read in training that are blanked; raise it on small texts "
+            "(modern only).",
+            low=0,
+            high=0.9,
+        ),
+    ] = 0.0
     gradient_clip: Annotated[
         float, setting("Largest gradient norm; 0 leaves gradients alone.", low=0)
     ] = 0.0
@@ -192,6 +204,15 @@ class RunConfig(Settings, frozen=True, kw_only=True):
                 f"({block}) of a classic model untrained; set 0 for the whole block."
             )
 
+        if self.training.optimizer == "muon" and self.model.architecture == "classic":
+            raise RequestError(
+                "training.optimizer muon needs the modern architecture; use adamw with classic."
+            )
+        if self.training.token_dropout and self.model.architecture == "classic":
+            raise RequestError(
+                "training.token_dropout needs the modern architecture; use model.dropout instead."
+            )
+
     @property
     def sequence_length(self) -> int:
         """Characters of a training sequence."""
@@ -214,7 +235,16 @@ class SamplingConfig(Settings, frozen=True, kw_only=True):
     min_p: Annotated[
         float, setting("Drop what is less likely than this share of the likeliest.", low=0, high=1)
     ] = 0.0
+    repetition_penalty: Annotated[
+        float,
+        setting(
+            f"Above 1, the last {REPETITION_SPAN} characters become less likely.", low=1, high=10
+        ),
+    ] = 1.0
     seed: Annotated[int, setting("Same seed, same text.", low=0, high=2**63 - 1)] = 1337
+    stop: Annotated[
+        str, setting("Stop as soon as this text was written; empty goes on to the full length.")
+    ] = ""
 
 
 _GROUPS: dict[str, type[Settings]] = {

@@ -15,11 +15,26 @@ from torch import Tensor
 TokenArray = NDArray[Any]
 
 
-class Batches:
-    """Random blocks of a token array, as (inputs, targets) on the training device.
+MOST_BLOCKS = 4_000_000
+"""From so many blocks on an epoch is drawn, not shuffled: it will hardly be gone through once."""
 
-    On an accelerator the whole array lives there as small integers when it takes at most a quarter
-    of the free memory; batches are then gathered without touching the host.
+
+class Batches:
+    """Shuffled blocks of a token array, as (inputs, targets) on the training device.
+
+    An epoch cuts the array into blocks from a random first character and goes through them in
+    random order, so that every character is read before any is read again. On an accelerator the
+    whole array lives there as small integers when it takes at most a quarter of the free memory;
+    batches are then gathered without touching the host.
+
+    Args:
+        tokens: the training split.
+        length: characters of a sequence.
+        batch_size: sequences of a step.
+        seed: decides everything random.
+        device: where batches are wanted.
+        token_dropout: share of the inputs replaced by `blank`.
+        blank: the id that stands for no character.
     """
 
     def __init__(
@@ -30,13 +45,19 @@ class Batches:
         batch_size: int,
         seed: int,
         device: torch.device,
+        token_dropout: float = 0.0,
+        blank: int = 0,
     ) -> None:
         self._tokens = tokens
+        self._length = length
+        self._batch_size = batch_size
         self._seed = seed
         self._device = device
-        self._starts = len(tokens) - length
-        self._batch_size = batch_size
+        self._token_dropout = token_dropout
+        self._blank = blank
         self._window = np.arange(length + 1, dtype=np.int64)
+        self._steps_in_epoch = (len(tokens) - length) // length // batch_size
+        self._epoch: tuple[int, NDArray[np.int64]] | None = None
         self._resident = self._move_to_device() if device.type == "cuda" else None
 
     def _move_to_device(self) -> Tensor | None:
@@ -47,22 +68,41 @@ class Batches:
         small = self._tokens if self._tokens.dtype == np.uint8 else self._tokens.astype(np.int32)
         return torch.from_numpy(np.array(small)).to(self._device)
 
+    def _generator(self, purpose: int, number: int) -> np.random.Generator:
+        # Philox is a counter-based generator: the draws of any step without those before it.
+        counter = [0, 0, purpose, number]
+        return np.random.Generator(np.random.Philox(key=self._seed, counter=counter))
+
     def starts(self, step: int) -> NDArray[np.int64]:
-        """Return where the blocks of `step` begin: (B,), uniform over the array."""
-        # Philox is a counter-based generator: any step's draws without those before it.
-        generator = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, 0, 0, step]))
-        return generator.integers(0, self._starts, size=self._batch_size, dtype=np.int64)
+        """Return where the blocks of `step` begin: (B,)."""
+        steps = self._steps_in_epoch
+        if not 0 < steps * self._batch_size <= MOST_BLOCKS:
+            draws = self._generator(0, step)
+            return draws.integers(0, len(self._tokens) - self._length, size=self._batch_size)
+        epoch, place = divmod(step, steps)
+        if self._epoch is None or self._epoch[0] != epoch:
+            draws = self._generator(1, epoch)
+            first = draws.integers(0, self._length)
+            blocks = (len(self._tokens) - 1 - first) // self._length
+            self._epoch = (epoch, first + self._length * draws.permutation(blocks))
+        return self._epoch[1][place * self._batch_size : (place + 1) * self._batch_size]
 
     def get(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the inputs (B, T) and the targets (B, T), each one character further."""
         index = self.starts(step)[:, None] + self._window  # (B, T + 1)
         if self._resident is not None:
-            block = self._resident[
-                torch.from_numpy(index).to(self._device, non_blocking=True)
-            ].long()
+            block = self._resident[self._on_device(index)].long()
         else:
-            block = torch.from_numpy(self._tokens[index].astype(np.int64))
-            if self._device.type == "cuda":
-                block = block.pin_memory()
-            block = block.to(self._device, non_blocking=True)
-        return block[:, :-1], block[:, 1:]
+            block = self._on_device(self._tokens[index].astype(np.int64))
+        inputs, targets = block[:, :-1], block[:, 1:]
+        if self._token_dropout:
+            draws = self._generator(2, step).random(inputs.shape, dtype=np.float32)
+            blanked = self._on_device(draws < self._token_dropout)
+            inputs = inputs.masked_fill(blanked, self._blank)
+        return inputs, targets
+
+    def _on_device(self, array: NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if self._device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self._device, non_blocking=True)

@@ -16,9 +16,9 @@ from megatron_model.config import TrainingConfig
 Named = dict[str, Tensor]
 
 BETAS = (0.8, 0.99)
-MOMENTUM, FIRST_MOMENTUM, MOMENTUM_WARMUP = 0.95, 0.85, 50
+MOMENTUM = 0.8
 ITERATIONS = 5
-RATES = 5
+RATES = 4
 """How many numbers `rates_at` returns."""
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 
@@ -38,13 +38,11 @@ def initial_state(parameters: Mapping[str, Tensor]) -> Named:
 def rates_at(config: TrainingConfig, step: int, scale: float) -> Tensor:
     """Return what changes from update to update, (RATES,) float32 on the CPU.
 
-    Muon's rate, its momentum, AdamW's rate, and AdamW's two bias corrections.
+    Muon's rate, AdamW's rate, and AdamW's two bias corrections.
     """
-    momentum = FIRST_MOMENTUM + (MOMENTUM - FIRST_MOMENTUM) * min(1.0, step / MOMENTUM_WARMUP)
     return torch.tensor(
         [
             config.muon_learning_rate * scale,
-            momentum,
             config.learning_rate * scale,
             1.0 - BETAS[0] ** (step + 1),
             1.0 - BETAS[1] ** (step + 1),
@@ -60,14 +58,14 @@ def update(
     weight_decay: float,
 ) -> tuple[Named, Named]:
     """Return the parameters and the state after one update; nothing is changed in place."""
-    muon_rate, momentum, adamw_rate, correction1, correction2 = rates.unbind()
+    muon_rate, adamw_rate, correction1, correction2 = rates.unbind()
     new_parameters: Named = {}
     new_state: Named = {}
     for name, value in parameters.items():
         gradient = gradients[name]
         if name in MATRICES:
-            average = state[f"momentum/{name}"] * momentum + gradient * (1.0 - momentum)
-            change = orthogonalise(gradient * (1.0 - momentum) + average * momentum)
+            average = state[f"momentum/{name}"] * MOMENTUM + gradient * (1.0 - MOMENTUM)
+            change = orthogonalise(gradient * (1.0 - MOMENTUM) + average * MOMENTUM)
             # A tall matrix needs larger steps for the same change of what it puts out; the second
             # feed-forward matrix is kept transposed and is wide in truth.
             if name == "feed_forward":

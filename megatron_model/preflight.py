@@ -2,9 +2,10 @@
 
 No torch. The memory formula counts, in bytes: weights and gradients 4 a parameter each; AdamW 8 a
 parameter, Muon 4; and the activations that the backward pass needs, per character: in each block
-8 C + 2 F numbers (classic) or 11 C + 2 F (modern) in the arithmetic's size, C = embed_dim and
-F = ff_dim, plus the logits and their gradient in float32. Where attention is computed without a
-fused kernel, each head keeps about three numbers for every pair of positions in a block.
+8 C + 2 F numbers in the arithmetic's size (classic), or 16 C numbers in float32 and 2 F in the
+arithmetic's size (modern), C = embed_dim and F = ff_dim, plus the logits and their gradient in
+float32. Where attention is computed without a fused kernel, each head keeps a few bytes for every
+pair of positions in a block. The coefficients are measured; a test holds them against torch.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def preflight(
     vocabulary = vocabulary_size or VOCABULARY_GUESS
     model, training = config.model, config.training
     parameters = count_parameters(model, vocabulary)
-    in_muon = matrix_parameters(model) if training.optimizer == "muon" else 0
+    stacked = training.optimizer == "muon" and model.architecture == "modern"
+    in_muon = matrix_parameters(model) if stacked else 0
     optimizer = 4 * in_muon + 8 * (parameters - in_muon)
     fixed = 8 * parameters + optimizer
     each = activation_bytes(config, vocabulary, device)
@@ -104,12 +106,15 @@ def activation_bytes(config: RunConfig, vocabulary: int, device: DeviceInfo | No
         config.training.precision == "auto" and device is not None and device.bfloat16
     )
     size = 2 if half else 4
-    width = (11 if model.architecture == "modern" else 8) * model.embed_dim + 2 * model.ff_dim
-    length = config.sequence_length
-    per_layer = length * width * size
-    if on_cpu and half:
-        per_layer += 3 * model.heads * length**2 * size
-    return model.layers * per_layer + length * vocabulary * 8
+    if model.architecture == "modern":
+        per_position = 64 * model.embed_dim + 2 * size * model.ff_dim
+        per_pair = (8 if half else 4) if on_cpu else 0
+    else:
+        per_position = size * (8 * model.embed_dim + 2 * model.ff_dim)
+        per_pair = 4 if on_cpu and half else 0
+    attention = per_pair * model.heads * model.block_size**2
+    per_layer = model.block_size * per_position + attention
+    return model.layers * per_layer + model.block_size * vocabulary * 8
 
 
 def micro_batch_size(batch_size: int, *, fixed: int, each: int, device: DeviceInfo | None) -> int:

@@ -40,12 +40,12 @@ def _modern(
 def _muon(steps: int, batch_size: int, **changes: object) -> TrainingConfig:
     settings: dict[str, object] = {
         "optimizer": "muon",
-        "learning_rate": 3e-3,
-        "muon_learning_rate": 0.025,
-        "weight_decay": 0.0,
+        "learning_rate": 1e-2,
+        "muon_learning_rate": 0.05,
+        "weight_decay": 0.1,
         "schedule": "linear",
         "cooldown": 0.7,
-        "warmup_steps": 20,
+        "warmup_steps": 10,
         **changes,
     }
     return TrainingConfig(steps=steps, batch_size=batch_size, **settings)  # type: ignore[arg-type]
@@ -79,8 +79,15 @@ PRESETS: dict[str, Preset] = {
                 layers=4,
                 embed_dim=128,
                 heads=4,
-                block_size=128,
-                training=_muon(2000, 16, log_every=20, evaluate_every=200, checkpoint_every=400),
+                block_size=256,
+                training=_muon(
+                    1450,
+                    12,
+                    token_dropout=0.04,
+                    log_every=10,
+                    evaluate_every=200,
+                    checkpoint_every=400,
+                ),
             ),
         ),
         Preset(

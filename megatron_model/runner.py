@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from megatron_model import events
+from megatron_model.allocator import keep_freed_memory
 from megatron_model.checkpoint import (
     load_training,
     load_weights,
@@ -102,6 +103,7 @@ def _prepare(
         )
     train, validation = split(prepared, config.data.validation_fraction, config.model.block_size)
     yield events.PhaseChanged(step=0, phase="loading")
+    keep_freed_memory()
     torch.set_num_threads(config.training.threads or available_cores())
     try:
         trainer = Trainer(

@@ -18,7 +18,7 @@ from megatron_model.checkpoint import TrainingState
 from megatron_model.compiled import Library, can_compile, compile_all, library_loss
 from megatron_model.config import RunConfig, SamplingConfig
 from megatron_model.dataset import Batches, TokenArray
-from megatron_model.device import choose_device, choose_precision, describe_device
+from megatron_model.device import available_cores, choose_device, choose_precision, describe_device
 from megatron_model.errors import RunFailedError
 from megatron_model.evaluation import bits_per_character, eager_loss, evaluate_steps
 from megatron_model.events import (
@@ -81,6 +81,8 @@ class Trainer:
             batch_size=config.training.batch_size,
             seed=config.training.seed,
             device=self.device,
+            token_dropout=config.training.token_dropout,
+            blank=tokenizer.vocab_size,
         )
         self._cost = preflight(
             config,
@@ -315,6 +317,8 @@ class Trainer:
             "interval_seconds": self._interval_seconds,
             "micro_batch": self._micro_batch,
             "compiled": self._compiled,
+            "precision": str(self.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
             # All randomness and the place in the data follow from these two.
             "seed": self.config.training.seed,
             "next_batch": self.step,
@@ -338,6 +342,12 @@ class Trainer:
         # Another split of the batch would add up in another order, and round differently.
         self._micro_batch = int(numbers["micro_batch"])
         self._compiled = bool(numbers["compiled"])
+        # Auto is decided by a measurement that may come out otherwise on another day.
+        if self.config.training.precision == "auto":
+            self.dtype = getattr(torch, numbers["precision"])
+        self._block_loss = eager_loss(self.model, self.dtype)
+        if not self.config.training.threads:
+            torch.set_num_threads(min(int(numbers["threads"]), available_cores()))
         self._interval_steps = int(numbers["interval_steps"])
         self._interval_seconds = float(numbers["interval_seconds"])
         self.stopwatch = Stopwatch(self._clock, before=float(numbers["elapsed_seconds"]))

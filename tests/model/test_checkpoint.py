@@ -27,7 +27,7 @@ from megatron_model.config import SamplingConfig
 from megatron_model.errors import RequestError
 from megatron_model.run_folder import MODEL_FILE, TRAINING_FILE, RunFolder
 from megatron_model.trainer import Trainer
-from tests.model.helpers import ARCHITECTURES, make_trainer, tiny_config
+from tests.model.helpers import make_trainer, tiny_config
 
 
 def trained(steps: int = 3, **changes: object) -> Trainer:
@@ -58,8 +58,9 @@ def saved(trainer: Trainer, tmp_path: Path) -> Path:
     return save(trainer, tmp_path / "checkpoints" / "step-00000003")
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    ("architecture", "optimizer"), [("classic", "adamw"), ("modern", "adamw"), ("modern", "muon")]
+)
 def test_what_was_saved_is_loaded(architecture: str, optimizer: str, tmp_path: Path) -> None:
     trainer = trained(**{"model.architecture": architecture, "training.optimizer": optimizer})
     path = save(trainer, tmp_path / "step-00000003")

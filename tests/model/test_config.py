@@ -300,8 +300,6 @@ def test_every_preset_builds_its_model(name: str) -> None:
     config = get_preset(name).config
     with torch.device("meta"):
         model = build_model(config.model, 100)
-        logits = model(torch.zeros(2, config.model.block_size, dtype=torch.long))
-    assert logits.shape == (2, config.model.block_size, 100)
     assert sum(p.numel() for p in model.parameters()) == count_parameters(config.model, 100)
 
 

@@ -11,8 +11,8 @@ from megatron_model.dataset import Batches, TokenArray
 CPU = torch.device("cpu")
 
 
-def make(tokens: TokenArray, *, block_size: int = 8, batch_size: int = 4, seed: int = 1) -> Batches:
-    return Batches(tokens, block_size=block_size, batch_size=batch_size, seed=seed, device=CPU)
+def make(tokens: TokenArray, *, length: int = 8, batch_size: int = 4, seed: int = 1) -> Batches:
+    return Batches(tokens, length=length, batch_size=batch_size, seed=seed, device=CPU)
 
 
 COUNTING = np.arange(200, dtype=np.uint8)
@@ -53,7 +53,7 @@ def test_every_seed_of_the_range_serves(seed: int) -> None:
 
 
 def test_every_character_is_read_and_none_beyond_the_end() -> None:
-    batches = make(COUNTING[:20], block_size=8, batch_size=64)
+    batches = make(COUNTING[:20], length=8, batch_size=64)
     read = [batches.get(step) for step in range(10)]
     inputs = torch.cat([inputs for inputs, _ in read])
     targets = torch.cat([targets for _, targets in read])
@@ -62,7 +62,7 @@ def test_every_character_is_read_and_none_beyond_the_end() -> None:
 
 
 def test_the_shortest_text_has_one_block() -> None:
-    inputs, targets = make(COUNTING[:9], block_size=8).get(0)
+    inputs, targets = make(COUNTING[:9], length=8).get(0)
     assert inputs.tolist() == [list(range(8))] * 4
     assert targets.tolist() == [list(range(1, 9))] * 4
 

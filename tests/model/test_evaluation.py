@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 
 import numpy as np
 import pytest
@@ -12,7 +13,12 @@ from torch import Tensor, nn
 from megatron_model import evaluation
 from megatron_model.architectures import build_model
 from megatron_model.dataset import TokenArray
-from megatron_model.evaluation import bits_per_character, evaluate_loss, evaluate_steps
+from megatron_model.evaluation import (
+    bits_per_character,
+    eager_loss,
+    evaluate_loss,
+    evaluate_steps,
+)
 from tests.model.helpers import ARCHITECTURES, tiny_model
 
 CPU = torch.device("cpu")
@@ -37,6 +43,16 @@ def random_tokens(length: int) -> TokenArray:
 
 def loss_of(model: nn.Module, tokens: TokenArray, block_size: int = 16) -> float:
     return evaluate_loss(model, tokens, block_size=block_size, device=CPU, dtype=torch.float32)
+
+
+def steps_of(model: nn.Module, block_size: int) -> Generator[float, None, float]:
+    return evaluate_steps(
+        model,
+        random_tokens(100),
+        block_size=block_size,
+        device=CPU,
+        block_loss=eager_loss(model, torch.float32),
+    )
 
 
 def written_out(model: nn.Module, tokens: TokenArray, block_size: int) -> float:
@@ -89,9 +105,7 @@ def test_the_same_weights_give_the_same_number() -> None:
 
 def test_progress_reaches_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "CHARACTERS_AT_ONCE", 16)
-    steps = evaluate_steps(
-        Listener(), random_tokens(100), block_size=8, device=CPU, dtype=torch.float32
-    )
+    steps = steps_of(Listener(), block_size=8)
     shares = list(steps)
     assert shares == sorted(shares)
     assert 0 < shares[0] < 0.5
@@ -103,7 +117,7 @@ def test_the_mode_of_the_model_is_restored(training: bool) -> None:
     model = build_model(tiny_model(dropout=0.5), VOCABULARY).train(training)
     loss_of(model, random_tokens(100))
     assert model.training is training
-    steps = evaluate_steps(model, random_tokens(100), block_size=4, device=CPU, dtype=torch.float32)
+    steps = steps_of(model, block_size=4)
     next(steps)
     assert not model.training
     steps.close()

@@ -94,7 +94,7 @@ def test_orthogonalising_keeps_the_directions() -> None:
 def test_orthogonalising_treats_each_matrix_alone() -> None:
     torch.manual_seed(0)
     matrices = torch.randn(3, 6, 10)
-    scaled = matrices * torch.tensor([1.0, 100.0, 0.01])[:, None, None]
+    scaled = matrices * torch.tensor([1.0, 256.0, 1 / 256])[:, None, None]
     assert torch.allclose(orthogonalise(matrices), orthogonalise(scaled), atol=0.05)
 
 
@@ -140,6 +140,7 @@ def test_adamw_is_torchs_own() -> None:
     reference = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": 0.2}, {"params": vectors, "weight_decay": 0.0}],
         lr=0.01,
+        fused=True,
     )
     for step, scale in enumerate([1.0, 0.5, 0.25, 0.0]):
         compute_gradients(model, step)
@@ -155,7 +156,7 @@ def test_adamw_is_torchs_own() -> None:
 
 EVERY_KIND = pytest.mark.parametrize(
     ("architecture", "optimizer"),
-    [("classic", "adamw"), ("modern", "adamw"), ("classic", "muon"), ("modern", "muon")],
+    [("classic", "adamw"), ("modern", "adamw"), ("modern", "muon")],
 )
 
 

@@ -220,9 +220,9 @@ def test_speed_counts_the_steps_alone() -> None:
     assert report.elapsed_seconds >= characters / report.tokens_per_second
 
 
-def poison(trainer: Trainer) -> None:
+def poison(trainer: Trainer, value: float = math.nan) -> None:
     with torch.no_grad():
-        next(iter(trainer.model.parameters())).fill_(math.nan)
+        next(iter(trainer.model.parameters())).flatten()[-1] = value
 
 
 def run_until(trainer: Trainer, wrong: Callable[[Event], bool]) -> list[Event]:
@@ -246,9 +246,11 @@ def test_a_validation_loss_that_is_no_number_ends_the_run() -> None:
         run_until(make_trainer(config), lambda event: isinstance(event, StepTaken))
 
 
-def test_a_state_that_is_no_number_cannot_be_saved() -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_state_that_is_no_number_cannot_be_saved(value: float) -> None:
     trainer = make_trainer(tiny_config({"training.log_every": 100}))
-    poison(trainer)
+    assert trainer.state().numbers["step"] == 0
+    poison(trainer, value)
     with pytest.raises(RunFailedError, match="finite"):
         trainer.state()
 

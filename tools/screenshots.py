@@ -1,0 +1,82 @@
+"""Makes the pictures of the README: a real run on a built-in corpus, driven by keys.
+
+python -m tools.screenshots [--seconds S]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent.parent / "docs"
+SIZES = ((120, 40), (80, 24))
+
+
+async def until(condition: Callable[[], bool], seconds: float) -> None:
+    """Wait until `condition` holds; end the program after `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise SystemExit("the workbench did not get there in time")
+        await asyncio.sleep(0.05)
+
+
+async def shoot(pilot: Any, name: str) -> None:
+    """Save the screen in front, in both sizes."""
+    for width, height in SIZES:
+        await pilot.resize_terminal(width, height)
+        await asyncio.sleep(0.6)
+        svg = pilot.app.export_screenshot(title="megatron-tui")
+        (FOLDER / f"{name}-{width}x{height}.svg").write_text(svg, encoding="utf-8")
+    await pilot.resize_terminal(*SIZES[0])
+    await asyncio.sleep(0.3)
+
+
+async def tour(runs_dir: Path, seconds: float) -> None:
+    """Go through the screens as a person would."""
+    from megatron_tui.app import make_app
+
+    app = make_app(runs_dir)
+    async with app.run_test(size=SIZES[0]) as pilot:
+        bench = app.workbench
+        await until(lambda: bench.engine.state == "ready", 60)
+        await asyncio.sleep(3)
+        await shoot(pilot, "setup")
+        await pilot.press("ctrl+r")
+        await until(lambda: bench.training.training is not None, 30)
+        run = bench.training.training
+        assert run is not None
+        await until(lambda: run.state.progress > 0.7, 20 * seconds)
+        await pilot.press("f3")
+        await shoot(pilot, "training")
+        await until(lambda: bench.training.training is None, 20 * seconds)
+        await pilot.press("f4")
+        await until(lambda: bench.generation.status.phase == "ready", 60)
+        await pilot.press(*"The ", "enter")
+        await until(lambda: bench.generation.status.phase == "done", 120)
+        await shoot(pilot, "generation")
+        await pilot.press("f5")
+        await asyncio.sleep(1)
+        await shoot(pilot, "runs")
+
+
+def main() -> None:
+    """Make every picture anew."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=150, help="about how long the run takes")
+    options = parser.parse_args()
+    FOLDER.mkdir(exist_ok=True)
+    os.environ["TEXTUAL_ANIMATIONS"] = "none"
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(tour(Path(folder), options.seconds))
+    print(f"pictures in {FOLDER.name}/")
+
+
+if __name__ == "__main__":
+    main()
