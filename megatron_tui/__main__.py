@@ -1,0 +1,111 @@
+"""``megatron-tui``: read the arguments, look at the terminal, run the app."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from megatron_tui.training_service import TrainingService
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the workbench; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="megatron-tui", description="Train character-level transformers in the terminal."
+    )
+    parser.add_argument(
+        "target",
+        nargs="?",
+        metavar="CORPUS_OR_RUN",
+        help="a run to open, or a corpus to choose: a text file, a folder, or builtin:NAME",
+    )
+    parser.add_argument("--runs-dir", type=Path, metavar="DIR", help="where the runs are kept")
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    options = parser.parse_args(arguments)
+    if options.version:
+        print(f"megatron-tui {_version()}")
+        return 0
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return _refuse(
+            "megatron-tui needs a terminal on stdin and stderr; "
+            "use megatron-model to train without a screen."
+        )
+    return _run(options.runs_dir, options.target)
+
+
+def _run(runs_dir: Path | None, target: str | None) -> int:
+    # Read when textual is imported; over SSH an animation costs more than it shows.
+    os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
+    os.environ.setdefault("TEXTUAL_SMOOTH_SCROLL", "0")
+
+    from megatron_model.errors import RequestError
+    from megatron_tui.app import make_app
+    from megatron_tui.lifeline import Lifeline
+    from megatron_tui.native_output import isolate_native_output
+
+    try:
+        app = make_app(runs_dir, target)
+    except RequestError as error:
+        return _refuse(str(error))
+    import platformdirs
+
+    isolate_native_output(platformdirs.user_state_path("megatron") / "workbench.log")
+    training = app.workbench.training
+    lifeline = app.lifeline = Lifeline(training)
+    # Pure Python stretches of the trainer would hold up keys for longer.
+    sys.setswitchinterval(0.0005)
+    try:
+        app.run()
+    finally:
+        lifeline.screen_closed.set()
+        _wait_for_trainer(training)
+        app.workbench.generation.cancel()
+    code = app.return_code or 0
+    if threading.active_count() > 1:
+        # A thread still inside torch (an import, a text being written) would crash in the shutdown
+        # of the interpreter; what must be saved is saved.
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+def _wait_for_trainer(training: TrainingService) -> None:
+    """See the trainer's last save through, however the screen came to its end."""
+    if training.idle.is_set():
+        return
+    training.stop()
+    _say("Saving…")
+    training.idle.wait()
+
+
+def _refuse(sentence: str) -> int:
+    _say(f"megatron-tui: {sentence}")
+    return 2
+
+
+def _say(sentence: str) -> None:
+    stream = sys.__stderr__
+    # The terminal may be gone; the trainer's last save must be waited for all the same.
+    with contextlib.suppress(OSError, ValueError):
+        if stream is not None:
+            stream.write(sentence + "\n")
+            stream.flush()
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("megatron-tui")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,279 @@
+"""The workbench's app: owns the services, switches between the screens, and obeys their messages.
+
+It polls the trainer and tells the screen in front; screens never reach for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from textual import on
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.events import Resize
+from textual.screen import Screen
+
+from megatron_model.errors import RequestError
+from megatron_model.run_folder import RunFolder, default_runs_dir
+from megatron_model.text import safe
+from megatron_tui import messages, theme
+from megatron_tui.commands import screen_commands
+from megatron_tui.lifeline import Lifeline
+from megatron_tui.screens.dialogs import Confirm, Saving
+from megatron_tui.screens.too_small import TooSmall, fits
+from megatron_tui.screens.workbench_screen import WorkbenchScreen
+from megatron_tui.widgets.header import MODES as TITLES
+from megatron_tui.workbench import Workbench
+
+POLL_SECONDS = 0.25
+QUIT_TIP = "Save what runs, and quit"
+
+
+class MegatronApp(App[None]):
+    """A workbench for character-level transformers."""
+
+    TITLE = "megatron"
+    CSS_PATH = "app.tcss"
+    DEFAULT_MODE = "setup"
+    ENABLE_COMMAND_PALETTE = True
+    COMMAND_PALETTE_DISPLAY = "^p"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(
+                key,
+                f"mode('{mode}')",
+                word,
+                key_display=key.upper(),
+                tooltip=tip,
+                id=f"mode.{mode}",
+            )
+            for key, mode, word, tip in (
+                ("f2", "setup", "Setup", "Set up a run"),
+                ("f3", "training", "Training", "Watch the run"),
+                ("f4", "generation", "Generation", "Let a model write"),
+                ("f5", "runs", "Runs", "See every run"),
+            )
+        ),
+        Binding(
+            "question_mark,f1",
+            "help",
+            "Help",
+            key_display="?",
+            tooltip="List the keys",
+            id="app.help",
+        ),
+        Binding("ctrl+p", "command_palette", "Palette", tooltip="Find a command", id="app.palette"),
+        Binding("ctrl+q", "quit", "Quit", tooltip=QUIT_TIP, id="app.quit", priority=True),
+        Binding("q", "quit", "Quit", show=False, tooltip=QUIT_TIP, id="app.quit_q"),
+    ]
+
+    def __init__(
+        self, workbench: Workbench, *, run: RunFolder | None = None, corpus: str = ""
+    ) -> None:
+        super().__init__()
+        self.workbench = workbench
+        self.lifeline: Lifeline | None = None
+        """Set by whoever runs the app in a real terminal."""
+        self._first_run = run
+        for name, variant in (("megatron", theme.DARK), ("megatron-light", theme.LIGHT)):
+            assert variant.name == name
+            self.register_theme(variant)
+        self.theme = "megatron"
+        for mode in TITLES:
+            self.add_mode(mode, partial(make_screen, mode, workbench, corpus))
+        self._quitting = False
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """Let the themes that come with Textual draw our charts as well."""
+        return theme.FALLBACKS
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """Offer the keys of the screen, then the themes."""
+        yield from screen_commands(self, screen)
+        yield SystemCommand("Change theme", "Colours, light or dark", self.action_change_theme)
+
+    def on_mount(self) -> None:
+        """Begin to poll; load torch once the first frame is on screen."""
+        self._poll_timer = self.set_interval(POLL_SECONDS, self._poll, pause=True)
+        if self.lifeline is not None:
+            self.lifeline.install(self)
+        if self._first_run is not None:
+            self.open_run(self._first_run)
+        self.call_after_refresh(
+            self.workbench.engine.load, lambda: self.post_message(messages.EngineLoaded())
+        )
+
+    def on_resize(self, event: Resize) -> None:
+        """Cover the screens while the terminal is too small for them."""
+        cover = self.screen if isinstance(self.screen, TooSmall) else None
+        if fits(event.size):
+            if cover is not None:
+                cover.dismiss()
+        elif cover is None:
+            self.push_screen(TooSmall())
+        else:
+            cover.show(event.size)
+
+    @property
+    def front(self) -> WorkbenchScreen | None:
+        """The screen of the present mode, beneath any dialog."""
+        screen = self.screen_stack[0]
+        return screen if isinstance(screen, WorkbenchScreen) else None
+
+    def open_run(self, folder: RunFolder) -> None:
+        """Show a run on the Training screen."""
+        self.workbench.training.show(folder)
+        self._run_changed()
+        self.switch_mode("training")
+
+    def action_mode(self, mode: str) -> None:
+        """Go to a screen."""
+        self.switch_mode(mode)
+
+    def action_help(self) -> None:
+        """List the keys of the screen in front."""
+        screen = self.screen
+        if isinstance(screen, WorkbenchScreen):
+            from megatron_tui.screens.help import HelpScreen
+
+            self.push_screen(HelpScreen(TITLES[screen.MODE], screen))
+
+    async def action_quit(self) -> None:
+        """Leave; a run in training is saved first."""
+        run = self.workbench.training.training
+        if run is None:
+            self.exit()
+            return
+        if self._quitting or isinstance(self.screen, Confirm):
+            return
+        self.push_screen(
+            Confirm(
+                "Quit while a run is in training?",
+                f"{run.name} is at step {run.state.step:,}. It saves a checkpoint and ends; "
+                "it can be resumed from the Runs screen.",
+                yes="Save and quit",
+                no="Stay",
+            ),
+            self._quit,
+        )
+
+    def _quit(self, confirmed: bool | None) -> None:
+        run = self.workbench.training.training
+        if not confirmed:
+            return
+        if run is None:
+            self.exit()
+            return
+        self._quitting = True
+        self.workbench.training.stop()
+        self.push_screen(Saving(run.name))
+
+    def _poll(self) -> None:
+        training = self.workbench.training
+        trained = training.training
+        if training.poll() and self.front is not None:
+            self.front.update_run()
+        if trained is not None and training.training is None:
+            self._run_ended()
+        if not training.busy:
+            self._poll_timer.pause()
+
+    def _run_changed(self) -> None:
+        if self.workbench.training.busy:
+            self._poll_timer.resume()
+        if self.front is not None:
+            self.front.update_run()
+
+    def _run_ended(self) -> None:
+        run = self.workbench.training.shown
+        if self._quitting:
+            self.exit()
+        elif run is not None and run.problem is not None and not run.folder.path.exists():
+            # The request was refused before the run began: there is nothing to look at.
+            self.workbench.training.shown = None
+            self.notify(safe(run.problem), severity="error", timeout=20, markup=False)
+            self.switch_mode("setup")
+
+    @on(messages.RunRequested)
+    def _start_run(self, message: messages.RunRequested) -> None:
+        try:
+            folder = RunFolder.create(self.workbench.runs_dir, message.name, message.config)
+            self._train(folder)
+        except RequestError as error:
+            self._complain(error)
+
+    @on(messages.ResumeRequested)
+    def _resume_run(self, message: messages.ResumeRequested) -> None:
+        try:
+            self._train(message.folder)
+        except RequestError as error:
+            self._complain(error)
+
+    @on(messages.RunOpened)
+    def _open_run(self, message: messages.RunOpened) -> None:
+        self.open_run(message.folder)
+
+    @on(messages.GenerationRequested)
+    def _write_with_run(self, message: messages.GenerationRequested) -> None:
+        self.workbench.chosen_run = message.folder
+        self.switch_mode("generation")
+
+    @on(messages.CommandGiven)
+    def _command(self, message: messages.CommandGiven) -> None:
+        self.workbench.training.command(message.command)
+        if self.front is not None:
+            self.front.update_run()
+
+    @on(messages.EngineLoaded)
+    def _engine_loaded(self) -> None:
+        if self.front is not None:
+            self.front.engine_loaded()
+
+    def _train(self, folder: RunFolder) -> None:
+        self.workbench.training.start(folder)
+        self.workbench.chosen_run = folder
+        self._run_changed()
+        self.switch_mode("training")
+
+    def _complain(self, error: RequestError) -> None:
+        self.notify(safe(str(error)), severity="error", timeout=15, markup=False)
+
+
+def make_screen(mode: str, workbench: Workbench, corpus: str) -> WorkbenchScreen:
+    """Return the screen of a mode; what only one screen needs is imported when it is opened."""
+    if mode == "setup":
+        from megatron_tui.screens.setup import SetupScreen
+
+        return SetupScreen(workbench, corpus=corpus)
+    if mode == "training":
+        from megatron_tui.screens.training import TrainingScreen
+
+        return TrainingScreen(workbench)
+    if mode == "generation":
+        from megatron_tui.screens.generation import GenerationScreen
+
+        return GenerationScreen(workbench)
+    from megatron_tui.screens.runs import RunsScreen
+
+    return RunsScreen(workbench)
+
+
+def make_app(runs_dir: Path | None = None, target: str | None = None) -> MegatronApp:
+    """Return the app for a session on `runs_dir`; `target` is a run to open or a corpus to choose.
+
+    Raises:
+        RequestError: `target` is neither.
+    """
+    workbench = Workbench(runs_dir or default_runs_dir())
+    if not target:
+        return MegatronApp(workbench)
+    for path in (workbench.runs_dir / target, Path(target)):
+        if (path / "run.toml").is_file():
+            return MegatronApp(workbench, run=RunFolder.open(path))
+    from megatron_model.corpus import find_corpus
+
+    find_corpus(target)
+    return MegatronApp(workbench, corpus=target)

@@ -1,0 +1,72 @@
+"""What the Setup screen tells about a corpus, found out step by step and away from the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from megatron_model.errors import RequestError
+
+
+@dataclass(frozen=True)
+class CorpusFacts:
+    """What is known about one corpus so far; `error` says why there will be no more."""
+
+    spec: str
+    encoding: str = "auto"
+    name: str = ""
+    size: int | None = None
+    files: int = 0
+    preview: str = ""
+    characters: int | None = None
+    lines: int | None = None
+    vocabulary: tuple[str, ...] | None = None
+    unigram_entropy: float | None = None
+    progress: float | None = None
+    error: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole text was read."""
+        return self.characters is not None
+
+
+def inspect_corpus(spec: str, encoding: str = "auto") -> Iterator[CorpusFacts]:
+    """Find the corpus, read its beginning, then all of it; stop by not asking for more."""
+    known = CorpusFacts(spec, encoding)
+    try:
+        for facts in _inspect(known):
+            known = facts
+            yield facts
+    except RequestError as error:
+        yield replace(known, error=str(error), progress=None)
+    except (OSError, ImportError) as error:
+        yield replace(known, error=f"{type(error).__name__}: {error}", progress=None)
+
+
+def _inspect(facts: CorpusFacts) -> Iterator[CorpusFacts]:
+    from megatron_model.corpus import find_corpus, preview
+    from megatron_model.token_cache import prepare_corpus
+
+    source = find_corpus(facts.spec)
+    facts = replace(facts, name=source.name, size=source.size, files=len(source.files))
+    yield facts
+    facts = replace(facts, preview=preview(source, facts.encoding), progress=0.0)
+    yield facts
+    preparing = prepare_corpus(source, facts.encoding)
+    while True:
+        try:
+            progress = next(preparing)
+        except StopIteration as finished:
+            prepared = finished.value
+            break
+        facts = replace(facts, progress=progress.done / progress.total if progress.total else 1.0)
+        yield facts
+    yield replace(
+        facts,
+        progress=None,
+        characters=prepared.characters,
+        lines=prepared.lines,
+        vocabulary=tuple(prepared.vocabulary),
+        unigram_entropy=prepared.unigram_entropy,
+    )

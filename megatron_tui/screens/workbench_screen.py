@@ -1,0 +1,59 @@
+"""What the four screens have in common: the header, the keys, and being told about the run."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.screen import Screen
+
+from megatron_tui.training_service import OpenRun
+from megatron_tui.widgets.header import RunSummary, WorkbenchHeader
+from megatron_tui.widgets.key_bar import KeyBar
+from megatron_tui.workbench import Workbench
+
+
+class WorkbenchScreen(Screen[None]):
+    """One of the four modes; the app calls `show_run` when something changed and it is in front."""
+
+    AUTO_FOCUS = ""
+    HORIZONTAL_BREAKPOINTS = [
+        (0, "-narrow"),
+        (100, "-wide"),
+        (150, "-widest"),
+    ]
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (32, "-high")]
+    MODE: ClassVar[str]
+    """Name of the mode, as the header and the app know it."""
+
+    def __init__(self, workbench: Workbench) -> None:
+        super().__init__()
+        self.workbench = workbench
+
+    def compose(self) -> ComposeResult:
+        """Header, the screen's own part, keys."""
+        yield WorkbenchHeader(self.MODE)
+        yield from self.compose_body()
+        yield KeyBar()
+
+    def compose_body(self) -> ComposeResult:
+        """Return what is between header and keys."""
+        raise NotImplementedError
+
+    def on_screen_resume(self) -> None:
+        """Catch up with what happened while another screen was in front."""
+        self.update_run()
+
+    def update_run(self) -> None:
+        """Show the present state of the run."""
+        training = self.workbench.training
+        spoken_of = training.training or training.shown
+        header = self.query_one(WorkbenchHeader)
+        header.summary = RunSummary.of(spoken_of) if spoken_of else None
+        self.show_run(training.shown)
+
+    def show_run(self, run: OpenRun | None) -> None:
+        """Show what the screen has to say about the run on show."""
+
+    def engine_loaded(self) -> None:
+        """Take in that torch is there and the device is known, or why not."""

@@ -1,0 +1,150 @@
+"""What is typed into the Setup form, and what it amounts to: a configuration or errors. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from megatron_model.config import RunConfig, all_fields, get_setting, with_settings
+from megatron_model.errors import RequestError
+from megatron_model.presets import PRESETS
+from megatron_model.settings import Field
+
+NOT_IN_FORM = ("data.corpus",)
+"""Settings that have a place of their own on the screen."""
+
+
+def form_fields() -> dict[str, Field]:
+    """Return the settings of the form by key."""
+    return {key: found for key, found in all_fields().items() if key not in NOT_IN_FORM}
+
+
+def value_text(value: Any) -> str:
+    """Return a value as a person would type it."""
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return str(value)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The outcome of a draft."""
+
+    config: RunConfig
+    """The preset with every valid edit; what the preflight is worked out for."""
+    errors: Mapping[str, str]
+
+    @property
+    def valid(self) -> bool:
+        """Whether a run can be made from it."""
+        return not self.errors
+
+
+@dataclass(frozen=True)
+class SetupDraft:
+    """A preset and the texts typed over its values; every change is a new draft."""
+
+    preset: str
+    edits: Mapping[str, str] = field(default_factory=dict)
+
+    def with_preset(self, preset: str) -> SetupDraft:
+        """Return the draft on another preset; what was typed gives way to it, but for the data."""
+        kept = {key: text for key, text in self.edits.items() if key.startswith("data.")}
+        return SetupDraft(preset, kept)
+
+    def with_text(self, key: str, text: str) -> SetupDraft:
+        """Return the draft with one field typed over."""
+        edits = {**self.edits, key: text}
+        if text == self._preset_text(key):
+            del edits[key]
+        return replace(self, edits=edits)
+
+    def text(self, key: str) -> str:
+        """Return what the field shows."""
+        return self.edits.get(key, self._preset_text(key))
+
+    def check(self) -> Checked:
+        """Parse and check every edit."""
+        fields = form_fields()
+        base = PRESETS[self.preset].config
+        good: dict[str, object] = {}
+        errors: dict[str, str] = {}
+        for key, text in self.edits.items():
+            try:
+                good[key] = fields[key].parse(text)
+            except RequestError as error:
+                errors[key] = _without_key(str(error), key)
+        try:
+            return Checked(with_settings(base, good), errors)
+        except RequestError as error:
+            # Fields that only together are wrong: said at the first that was typed over.
+            named = [key for key in fields if key in str(error)]
+            edited = [key for key in named if key in self.edits]
+            key = (edited or named or list(self.edits))[0]
+            return Checked(base, {**errors, key: _without_key(str(error), key)})
+
+    def _preset_text(self, key: str) -> str:
+        return value_text(get_setting(PRESETS[self.preset].config, key))
+
+
+def range_text(found: Field) -> str:
+    """Return the range of a setting in words: ``at least 1``, ``0 to 0.9``."""
+    if found.choices:
+        return " or ".join(found.choices)
+    if found.low is not None and found.high is not None and found.high < 2**53:
+        return f"{found.low:g} to {found.high:g}"
+    return f"at least {found.low:g}" if found.low is not None else ""
+
+
+def stepped(found: Field, text: str, direction: int) -> str:
+    """Return the next larger or smaller value of a setting, or the next of its choices."""
+    if found.choices:
+        index = found.choices.index(text) if text in found.choices else -direction
+        return found.choices[(index + direction) % len(found.choices)]
+    if found.kind is str:
+        return text
+    try:
+        value = found.parse(text)
+    except RequestError:
+        return text
+    assert isinstance(value, (int, float))
+    new = _next_integer(value, direction) if found.kind is int else _next_float(value, direction)
+    if found.low is not None:
+        new = max(new, found.low)
+    if found.high is not None:
+        new = min(new, found.high)
+    return value_text(found.kind(new))
+
+
+def _next_integer(value: float, direction: int) -> float:
+    """Powers of two double; other numbers count in their first digit."""
+    whole = int(value)
+    if whole >= 8 and whole & (whole - 1) == 0:
+        return whole * 2 if direction > 0 else whole // 2
+    return whole + direction * _unit(whole, direction)
+
+
+def _next_float(value: float, direction: int) -> float:
+    if value == 0:
+        return 0.1 * direction
+    unit = _unit(value, direction)
+    return float(f"{value + direction * unit:.6g}")
+
+
+def _unit(value: float, direction: int) -> float:
+    """Return one of the first digit of `value`; below a power of ten, one of the next digit."""
+    if value == 0:
+        return 1
+    unit = 10.0 ** math.floor(math.log10(abs(value)) + 1e-9)
+    at_power = abs(abs(value) / unit - 1) < 1e-9
+    step = unit / 10 if at_power and direction < 0 else unit
+    return max(1, int(step)) if isinstance(value, int) else step
+
+
+def _without_key(error: str, key: str) -> str:
+    for prefix in (f"{key} ", f'{key}" '):
+        if error.startswith(prefix):
+            return error.removeprefix(prefix)
+    return error

@@ -1,0 +1,173 @@
+"""Choose a corpus: from those of recent runs, the built-in ones, or by typing a path."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from textual import on
+from textual.app import ComposeResult
+from textual.content import Content
+from textual.message import Message
+from textual.suggester import Suggester
+from textual.widgets import Input, OptionList
+from textual.widgets.option_list import Option
+
+from megatron_model.errors import RequestError
+from megatron_model.text import safe
+from megatron_tui import formatting
+from megatron_tui.corpus_facts import CorpusFacts
+from megatron_tui.widgets.panel import Panel, Text
+
+
+class PathSuggester(Suggester):
+    """Completes the path that is being typed with the first name that fits."""
+
+    def __init__(self) -> None:
+        super().__init__(use_cache=False, case_sensitive=True)
+
+    async def get_suggestion(self, value: str) -> str | None:
+        """Return the whole path, or None."""
+        return await asyncio.to_thread(complete_path, value)
+
+
+def complete_path(value: str) -> str | None:
+    """Return `value` completed by the first entry of its folder that fits; folders get a slash."""
+    folder, slash, beginning = value.rpartition("/")
+    if not value:
+        return None
+    try:
+        with os.scandir(Path((folder + slash) or ".").expanduser()) as entries:
+            fitting = sorted(
+                (entry.name, entry.is_dir())
+                for entry in entries
+                if entry.name.startswith(beginning)
+                and entry.name.startswith(".") <= beginning.startswith(".")
+            )
+    except OSError:
+        return None
+    if not fitting:
+        return None
+    name, is_folder = fitting[0]
+    return f"{folder}{slash}{name}{'/' if is_folder else ''}"
+
+
+class CorpusPicker(Panel):
+    """A path to type, a list to choose from, and what is known of the choice."""
+
+    DEFAULT_CSS = """
+    CorpusPicker {
+        OptionList { height: 1fr; margin-top: 1; text-wrap: nowrap; text-overflow: ellipsis; }
+        .facts { height: 2; color: $quiet; margin-top: 1; }
+        .facts.-error { color: $error; }
+    }
+    """
+
+    @dataclass
+    class Chosen(Message):
+        """A corpus was chosen."""
+
+        spec: str
+
+    def __init__(self) -> None:
+        super().__init__("corpus", id="corpus")
+        self._specs: list[str] = []
+
+    def compose(self) -> ComposeResult:
+        """Path, list, facts."""
+        yield Input(
+            placeholder="path of a text or folder",
+            compact=True,
+            suggester=PathSuggester(),
+            id="path",
+        )
+        yield OptionList(id="corpora", markup=False)
+        yield Text(classes="facts")
+
+    @property
+    def chosen(self) -> str | None:
+        """The corpus under the cursor."""
+        index = self.query_one(OptionList).highlighted
+        return self._specs[index] if index is not None and index < len(self._specs) else None
+
+    def add(self, specs: Iterable[str], *, choose: bool = False) -> None:
+        """Put corpora that are not listed yet on top; the first one may become the choice."""
+        asked = list(specs)
+        fresh = [spec for spec in asked if spec not in self._specs]
+        chosen = asked[0] if choose and asked else self.chosen
+        self._specs = fresh + self._specs
+        options = self.query_one(OptionList)
+        options.clear_options()
+        options.add_options(Option(_title(spec)) for spec in self._specs)
+        if chosen in self._specs:
+            options.highlighted = self._specs.index(chosen)
+        elif self._specs:
+            options.highlighted = 0
+
+    def show_facts(self, facts: CorpusFacts) -> None:
+        """Say what is known of the chosen corpus."""
+        line = self.query_one(".facts", Text)
+        line.set_class(bool(facts.error), "-error")
+        line.show(facts_line(facts))
+
+    @on(OptionList.OptionHighlighted)
+    def _highlight(self, event: OptionList.OptionHighlighted) -> None:
+        event.stop()
+        if event.option_index < len(self._specs):
+            self.post_message(self.Chosen(self._specs[event.option_index]))
+
+    @on(Input.Submitted)
+    def _typed(self, event: Input.Submitted) -> None:
+        event.stop()
+        self.take_path(event.value)
+
+    def take_path(self, typed: str) -> None:
+        """Choose the corpus at a path, or say what is wrong with it."""
+        from megatron_model.corpus import find_corpus
+
+        spec = typed.strip()
+        if spec.startswith("~"):
+            spec = str(Path(spec).expanduser())
+        try:
+            find_corpus(spec)
+        except RequestError as error:
+            self.show_facts(CorpusFacts(spec, error=str(error)))
+            return
+        self.query_one(Input).value = ""
+        self.add([spec], choose=True)
+        self.query_one(OptionList).focus()
+
+
+def facts_line(facts: CorpusFacts) -> Content:
+    """Return what is known of a corpus in a few words."""
+    if facts.error:
+        return Content(safe(facts.error, one_line=True))
+    words = [formatting.size(facts.size)] if facts.size is not None else []
+    if facts.files > 1:
+        words.append(formatting.plural(facts.files, "file"))
+    if facts.complete and facts.vocabulary is not None:
+        words.append(f"{formatting.exact(facts.characters)} characters")
+        words.append(f"{formatting.exact(facts.lines)} lines")
+        words.append(f"vocabulary {len(facts.vocabulary)}")
+        words.append("UTF-8" if facts.encoding == "auto" else safe(facts.encoding, one_line=True))
+    elif facts.progress is not None:
+        words.append(f"reading {formatting.percent(facts.progress)}")
+    return Content(", ".join(words))
+
+
+def _title(spec: str) -> Content:
+    """Return a corpus as the list shows it: the end of a path says more than its beginning."""
+    text = safe(spec, one_line=True)
+    if text.startswith("builtin:"):
+        return Content.assemble((text.removeprefix("builtin:"), ""), ("  built-in", "$quiet"))
+    path = Path(text)
+    return Content.assemble(path.name, (f"  {_folder(path)}", "$quiet"))
+
+
+def _folder(path: Path) -> str:
+    parent = str(path.parent)
+    home = str(Path.home())
+    return "~" + parent.removeprefix(home) if parent.startswith(home) else parent

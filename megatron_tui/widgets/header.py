@@ -1,0 +1,99 @@
+"""The one line at the top: the program, the four screens, and the run that is going on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from textual.app import RenderResult
+from textual.content import Content
+from textual.reactive import reactive
+from textual.widget import Widget
+
+from megatron_tui import formatting
+from megatron_tui.training_service import OpenRun, Standing
+
+MODES = {"setup": "Setup", "training": "Training", "generation": "Generation", "runs": "Runs"}
+"""The screens by their mode, in the order of their keys."""
+
+SIGNS: dict[Standing, tuple[str, str]] = {
+    "new": ("○", "$quiet"),
+    "starting": ("◌", "$accent"),
+    "running": ("●", "$success"),
+    "paused": ("‖", "$accent"),
+    "stopping": ("◌", "$accent"),
+    "stopped": ("■", "$accent"),
+    "finished": ("✓", "$success"),
+    "failed": ("✗", "$error"),
+    "interrupted": ("!", "$warning"),
+}
+"""How each standing of a run looks, beside its word."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run in one line."""
+
+    name: str
+    standing: Standing
+    step: int
+    steps: int
+    remaining: str = ""
+
+    @classmethod
+    def of(cls, run: OpenRun) -> RunSummary:
+        """Summarize an open run."""
+        state = run.state
+        # Rounded, so that the line is repainted when it says something new.
+        remaining = formatting.duration(state.remaining_seconds) if run.active else ""
+        steps = state.started.steps if state.started else 0
+        return cls(run.name, run.standing, state.step, steps, remaining)
+
+
+class WorkbenchHeader(Widget):
+    """Name, screens, run."""
+
+    DEFAULT_CSS = """
+    WorkbenchHeader { dock: top; height: 1; width: 1fr; }
+    """
+
+    summary: reactive[RunSummary | None] = reactive(None)
+    """The run to speak of."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self._mode = mode
+
+    def render(self) -> RenderResult:
+        """Return the line, cut to what fits."""
+        left = [("  megatron ", "bold $primary"), (" ", "")]
+        for mode, title in MODES.items():
+            style = "bold $background on $primary" if mode == self._mode else "$quiet"
+            left.append((f" {title} ", style))
+        tabs = Content.assemble(*left)
+        space = self.size.width - tabs.cell_length
+        run = self._run(space - 2)
+        return Content.assemble(tabs, " " * max(0, space - run.cell_length - 1), run)
+
+    def _run(self, space: int) -> Content:
+        if self.summary is None:
+            return Content("")
+        run = self.summary
+        sign, colour = SIGNS[run.standing]
+        word = "" if run.standing == "running" else f"{run.standing} "
+        of = f" of {run.steps:,}" if run.steps else ""
+        remaining = (
+            f"  ETA {run.remaining}" if run.remaining not in ("", formatting.MISSING) else ""
+        )
+        for name, place in (
+            (f"{run.name}  ", f"{word}step {run.step:,}{of}{remaining}"),
+            ("", f"{word}step {run.step:,}{of}{remaining}"),
+            (
+                "",
+                f"{word}{run.step:,}/{formatting.count(run.steps)}{remaining.replace('ETA ', '')}",
+            ),
+            ("", f"{word}{run.step:,}"),
+        ):
+            line = Content.assemble((name, "bold"), (f"{sign} ", colour), place)
+            if line.cell_length <= space:
+                return line
+        return Content.assemble((sign, colour))

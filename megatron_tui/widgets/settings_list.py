@@ -1,0 +1,186 @@
+"""A list of settings drawn by one widget: a cursor goes from row to row, values step or are edited.
+
+Thirty fields as thirty inputs would cost half a second of start-up and every single-letter key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rich.cells import set_cell_size
+from rich.segment import Segment
+from textual.binding import Binding, BindingType
+from textual.events import Resize
+from textual.geometry import Size
+from textual.message import Message
+from textual.reactive import reactive
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from megatron_model.settings import Field
+from megatron_model.text import safe
+from megatron_tui.setup_draft import stepped
+
+VALUE_WIDTH = 12
+
+
+class SettingsList(ScrollView, can_focus=True):
+    """Rows of name, value and unit, in groups; a wrong value has its error in place of the unit."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "move(-1)", "Up", show=False, tooltip="Field above", id="settings.up"),
+        Binding("down,j", "move(1)", "Down", show=False, tooltip="Field below", id="settings.down"),
+        Binding("left,h", "step(-1)", "Less", show=False, tooltip="Step down", id="settings.less"),
+        Binding("right,l", "step(1)", "More", show=False, tooltip="Step up", id="settings.more"),
+        Binding("home", "move(-1000)", show=False),
+        Binding("end", "move(1000)", show=False),
+    ]
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "settings--group",
+        "settings--name",
+        "settings--edited",
+        "settings--value",
+        "settings--hint",
+        "settings--error",
+        "settings--cursor",
+    }
+
+    DEFAULT_CSS = """
+    SettingsList {
+        height: 1fr;
+        overflow-x: hidden;
+        scrollbar-size-vertical: 1;
+        .settings--group { color: $primary; text-style: bold; }
+        .settings--name { color: $quiet; }
+        .settings--edited { color: $foreground; text-style: bold; }
+        .settings--value { background: $panel; }
+        .settings--hint { color: $quiet; }
+        .settings--error { color: $error; }
+        .settings--cursor { background: $panel; }
+        &:focus .settings--cursor { background: $primary 35%; text-style: bold; }
+    }
+    """
+
+    cursor: reactive[int] = reactive(0, repaint=False)
+    """Index of the field under the cursor."""
+
+    @dataclass
+    class Edited(Message):
+        """A value was changed."""
+
+        key: str
+        text: str
+
+    @dataclass
+    class Moved(Message):
+        """The cursor is on another field."""
+
+        field: Field
+
+    def __init__(self, fields: Mapping[str, Field]) -> None:
+        super().__init__()
+        self._fields = list(fields.values())
+        self._rows = _lay_out(self._fields)
+        self._texts: Mapping[str, str] = {}
+        self._edited: Set[str] = frozenset()
+        self._errors: Mapping[str, str] = {}
+        self.name_width = max(len(_label(field)) for field in self._fields) + 1
+
+    @property
+    def field(self) -> Field:
+        """The field under the cursor."""
+        return self._fields[self.cursor]
+
+    @property
+    def cursor_row(self) -> int:
+        """The row of the cursor, counted from the first one on screen."""
+        return self._rows.index(self.field) - self.scroll_offset.y
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """Return the height of all rows, for a list that is as high as it is long."""
+        return len(self._rows)
+
+    def show(self, texts: Mapping[str, str], edited: Set[str], errors: Mapping[str, str]) -> None:
+        """Show other values."""
+        if (texts, edited, errors) != (self._texts, self._edited, self._errors):
+            self._texts, self._edited, self._errors = texts, edited, errors
+            self.refresh()
+
+    def go_to(self, key: str) -> None:
+        """Put the cursor on a field."""
+        for index, field in enumerate(self._fields):
+            if field.key == key:
+                self.cursor = index
+
+    def on_resize(self, _event: Resize) -> None:
+        """The rows fill the width."""
+        self.virtual_size = Size(self.scrollable_content_region.width, len(self._rows))
+
+    def watch_cursor(self) -> None:
+        """Follow the cursor and say where it is."""
+        row = self._rows.index(self.field)
+        height = self.scrollable_content_region.height
+        # With the first field of a group its title comes into view.
+        top = row - 1 if row and isinstance(self._rows[row - 1], str) else row
+        if top < self.scroll_offset.y:
+            self.scroll_to(y=top, animate=False)
+        elif height and row >= self.scroll_offset.y + height:
+            self.scroll_to(y=row - height + 1, animate=False)
+        self.refresh()
+        self.post_message(self.Moved(self.field))
+
+    def action_move(self, change: int) -> None:
+        """Move the cursor."""
+        self.cursor = min(len(self._fields) - 1, max(0, self.cursor + change))
+
+    def action_step(self, direction: int) -> None:
+        """Take the next smaller or larger value, or the next choice."""
+        key = self.field.key
+        text = stepped(self.field, self._texts.get(key, ""), direction)
+        if text != self._texts.get(key):
+            self.post_message(self.Edited(key, text))
+
+    def render_line(self, y: int) -> Strip:
+        """Return one row."""
+        width = self.size.width
+        index = self.scroll_offset.y + y
+        base = self.rich_style
+        if index >= len(self._rows) or not self._rows[index]:
+            return Strip.blank(width, base)
+        row = self._rows[index]
+        if isinstance(row, str):
+            style = self.get_component_rich_style("settings--group")
+            return Strip([Segment(row, style)]).adjust_cell_length(width, base)
+        edited, error = row.key in self._edited, self._errors.get(row.key, "")
+        component = self.get_component_rich_style
+        name = component("settings--edited" if edited else "settings--name")
+        value = component("settings--cursor" if row is self.field else "settings--value")
+        hint = component("settings--error" if error else "settings--hint")
+        text = safe(self._texts.get(row.key, ""), one_line=True)
+        shown = f"◂{text:^{VALUE_WIDTH - 2}}▸" if row.choices else " " + text
+        segments = [
+            Segment(_label(row).ljust(self.name_width), name),
+            Segment(set_cell_size(shown, VALUE_WIDTH), value),
+            Segment(" " + (safe(error, one_line=True) or row.unit), hint),
+        ]
+        return Strip(segments).adjust_cell_length(width, base)
+
+
+def _label(field: Field) -> str:
+    return field.name.replace("_", " ")
+
+
+def _lay_out(fields: list[Field]) -> list[Field | str]:
+    """Return fields under the titles of their groups, which are kept apart by an empty row."""
+    rows: list[Field | str] = []
+    group = ""
+    for field in fields:
+        own, _, _ = field.key.rpartition(".")
+        if own != group:
+            rows += ["", own] if rows else [own]
+            group = own
+        rows.append(field)
+    return rows

@@ -1,0 +1,149 @@
+"""Charts: any data is drawn, within the frame, and what rests is not repainted."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megatron_model.run_state import RunState
+from megatron_tui.charts import (
+    Curve,
+    Mark,
+    Painter,
+    Plot,
+    buckets,
+    fit_limits,
+    growing_limit,
+    ticks,
+)
+from megatron_tui.curves import ChartView, loss_plot, memory_plot, smooth
+from megatron_tui.widgets.chart import changed_span
+from tests.tui.conftest import recorded_events
+
+VALUES = st.floats(allow_nan=True, allow_infinity=True)
+
+
+def draw(ys: list[float], *, log_y: bool = False, width: int = 60, height: int = 12) -> list[str]:
+    plot = Plot((Curve(range(len(ys)), ys, "chart-train"),), log_y=log_y)
+    return ["".join(text for text, _ in row) for row in Painter().draw(plot, width, height)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(VALUES, max_size=40), st.booleans())
+def test_any_values_are_drawn_within_the_frame(ys: list[float], log_y: bool) -> None:
+    rows = draw(ys, log_y=log_y)
+    assert len(rows) == 12
+    assert all(len(row) <= 60 for row in rows)
+
+
+@pytest.mark.parametrize("ys", [[1.0], [2.0] * 50, [1e300, -1e300, 0.0], [1e-320, 1e-310]])
+def test_degenerate_series_are_drawn(ys: list[float]) -> None:
+    assert len(draw(ys)) == 12
+
+
+def test_a_spike_far_outside_fixed_limits_costs_nothing() -> None:
+    began = time.monotonic()
+    plot = Plot((Curve([0, 1, 2, 3], [0.5, 1e5, 0.5, -1e9], "x"),), y_limits=(0.0, 1.0))
+    assert len(Painter().draw(plot, 60, 12)) == 12
+    assert time.monotonic() - began < 5
+
+
+def test_colours_are_names_of_theme_variables() -> None:
+    plot = Plot(
+        (Curve([0, 9], [1, 2], "chart-raw"), Curve([0, 9], [3, 4], "chart-train")),
+        marks=(Mark(5, 2, "chart-validation"),),
+    )
+    found = {colour for row in Painter().draw(plot, 60, 12) for _, colour in row}
+    assert found == {"chart-axis", "chart-raw", "chart-train", "chart-validation"}
+
+
+def test_buckets_keep_the_extremes_of_every_column() -> None:
+    ys = [1.0] * 1000
+    ys[500], ys[501] = 9.0, -3.0
+    points = buckets(range(1000), ys, (0, 1000), 50)
+    assert (500, 9.0) in points
+    assert (501, -3.0) in points
+    assert len(points) <= 100
+
+
+def test_finished_columns_do_not_change_when_the_curve_grows() -> None:
+    ys = [math.sin(x / 7) for x in range(900)]
+    before = buckets(range(500), ys[:500], (0, 1000), 50)
+    after = buckets(range(900), ys, (0, 1000), 50)
+    assert after[: len(before) - 2] == before[:-2]
+
+
+def test_limits_rest_while_values_fill_them() -> None:
+    limits = fit_limits([1.0, 4.2])
+    assert fit_limits([1.1, 4.0], limits) == limits
+    assert fit_limits([1.1, 1.2], limits) != limits
+    assert fit_limits([1.0, 9.0], limits)[1] >= 9.0
+
+
+def test_the_step_axis_doubles_until_it_is_whole() -> None:
+    assert growing_limit(900, 1000) == 1000
+    assert growing_limit(400, 1000) == 500
+    assert growing_limit(1, 1000) >= 1
+    assert growing_limit(1000, 1000) == 1000
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.integers(2, 9))
+def test_ticks_are_inside_and_few(low: float, span: float, wanted: int) -> None:
+    limits = (low, low + span)
+    found = ticks(limits, wanted)
+    assert all(limits[0] - span * 1e-6 <= tick <= limits[1] + span * 1e-6 for tick in found)
+    assert len(found) <= 2 * wanted + 2
+
+
+def test_log_ticks_are_round_values() -> None:
+    values = [round(10**tick, 6) for tick in ticks((math.log10(1.2), math.log10(5)), 4, log=True)]
+    assert values
+    assert set(values) <= {1.5, 2.0, 3.0, 4.0, 5.0}
+
+
+def test_smoothing_is_a_mean_that_skips_what_is_no_number() -> None:
+    assert smooth([2.0] * 20, 0.9) == pytest.approx([2.0] * 20)
+    smoothed = smooth([1.0, math.nan, 3.0], 0.9)
+    assert math.isnan(smoothed[1])
+    assert 1.0 < smoothed[2] < 3.0
+    assert smooth([1.0, 5.0], 0.0) == [1.0, 5.0]
+
+
+def test_only_different_cells_are_repainted() -> None:
+    before = [("abc  ", "x"), ("def", "y")]
+    assert changed_span(before, [("abc  ", "x"), ("dXf", "y")]) == (6, 7)
+    assert changed_span(before, list(before)) is None
+    # The colour of a blank cannot be seen.
+    assert changed_span([("a ", "x")], [("a", "x"), (" ", "y")]) is None
+
+
+def state_of_the_recorded_run() -> RunState:
+    state = RunState()
+    for event in recorded_events():
+        state.apply(event)
+    return state
+
+
+def test_the_loss_plot_shows_raw_smooth_validation_and_best() -> None:
+    state = state_of_the_recorded_run()
+    plot = loss_plot(state, ChartView())
+    assert [curve.colour for curve in plot.curves] == [
+        "chart-raw",
+        "chart-train",
+        "chart-validation",
+    ]
+    assert plot.marks[0].x == state.best_step
+    assert plot.x_limits == (0.0, 437.0)
+    raw = loss_plot(state, ChartView().smoother(0))
+    assert [curve.colour for curve in raw.curves] == ["chart-train", "chart-validation"]
+    by_time = loss_plot(state, ChartView(x_axis="time"))
+    assert by_time.x_limits == (0.0, state.elapsed_seconds)
+
+
+def test_an_empty_state_has_empty_plots() -> None:
+    assert loss_plot(RunState(), ChartView()).empty
+    assert memory_plot(RunState(), ChartView()).empty

@@ -1,0 +1,158 @@
+"""The services without a screen: one trainer at a time, states folded, texts cancelled."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from megatron_model.config import RunConfig, SamplingConfig
+from megatron_model.control import Control
+from megatron_model.errors import RequestError
+from megatron_model.events import Event
+from megatron_model.run_folder import RunFolder
+from megatron_tui.generation_service import GenerationService
+from megatron_tui.training_service import TrainingService
+from tests.tui.conftest import GatedTrainer, copy_recorded, recorded_events, until
+
+
+async def finish(service: TrainingService) -> None:
+    await until(service.idle.is_set)
+    service.poll()
+
+
+async def test_events_are_folded_when_polled(runs_dir: Path) -> None:
+    trainer = GatedTrainer(recorded_events())
+    service = TrainingService(trainer)
+    run = service.start(RunFolder.create(runs_dir, "a", RunConfig()))
+    assert str(run.standing) == "starting"
+    trainer.release(10)
+    await until(lambda: service.poll() and run.state.step >= 20)
+    assert str(run.standing) == "running"
+    service.command("pause")
+    trainer.release()
+    await until(lambda: service.poll() and run.standing == "paused")
+    service.stop()
+    assert str(run.standing) == "stopping"
+    trainer.release(2)
+    await finish(service)
+    assert run.standing == "stopped"
+    assert run.resumable
+    assert trainer.obeyed == ["pause", "stop"]
+    assert service.training is None
+    assert not service.busy
+
+
+async def test_a_second_run_is_refused_while_one_is_in_training(runs_dir: Path) -> None:
+    trainer = GatedTrainer(recorded_events())
+    service = TrainingService(trainer)
+    service.start(RunFolder.create(runs_dir, "a", RunConfig()))
+    with pytest.raises(RequestError, match="in training"):
+        service.start(RunFolder.create(runs_dir, "b", RunConfig()))
+    service.stop()
+    trainer.release(2)
+    await finish(service)
+    service.start(RunFolder.open(runs_dir / "b"))
+    service.stop()
+    trainer.release(2)
+    await finish(service)
+
+
+@pytest.mark.parametrize("error", [RequestError("the corpus is gone"), ZeroDivisionError("oops")])
+async def test_a_trainer_that_raises_leaves_a_problem(runs_dir: Path, error: Exception) -> None:
+    def broken(folder: RunFolder, control: Control) -> Iterator[Event]:
+        raise error
+        yield
+
+    service = TrainingService(broken)
+    run = service.start(RunFolder.create(runs_dir, "a", RunConfig()))
+    await finish(service)
+    assert run.standing == "failed"
+    assert str(error) in (run.problem or "")
+
+
+async def test_a_run_in_another_process_is_followed(runs_dir: Path) -> None:
+    folder = copy_recorded(runs_dir)
+    lines = folder.events_path.read_bytes().splitlines(keepends=True)
+    folder.events_path.write_bytes(b"".join(lines[:10]))
+    service = TrainingService()
+    with folder.lock():
+        run = service.show(folder)
+        assert str(run.standing) == "running"
+        assert not run.here
+        step = run.state.step
+        # A torn line is read once it is whole.
+        with folder.events_path.open("ab") as log:
+            log.write(b"".join(lines[10:20]) + lines[20][:15])
+        run.looked_at = 0.0
+        assert service.poll()
+        assert run.state.step > step
+    run.looked_at = 0.0
+    assert service.poll()
+    assert run.standing == "interrupted"
+
+
+def test_a_recorded_run_is_shown_as_it_ended(runs_dir: Path) -> None:
+    run = TrainingService().show(copy_recorded(runs_dir))
+    assert run.standing == "stopped"
+    assert run.state.step == 437
+    assert not TrainingService().busy
+
+
+class Letters:
+    """A model of one letter, which waits for the test before each."""
+
+    step = 7
+
+    def __init__(self) -> None:
+        self.gate = threading.Semaphore(0)
+        self.tokenizer = self
+
+    def unknown(self, text: str) -> list[str]:
+        return [c for c in dict.fromkeys(text) if not c.isascii()]
+
+    def drop_unknown(self, text: str) -> str:
+        return "".join(c for c in text if c.isascii())
+
+    def stream(self, prompt: str, sampling: SamplingConfig) -> Iterator[str]:
+        for _ in range(sampling.max_new_tokens):
+            self.gate.acquire()
+            yield "a"
+
+
+async def test_text_streams_and_stops_within_a_character(tmp_path: Path) -> None:
+    model = Letters()
+    service = GenerationService(lambda path: model)
+    service.generate(tmp_path, "x", SamplingConfig(max_new_tokens=100))
+    model.gate.release(3)
+    await until(lambda: service.status.characters == 3)
+    assert service.drain() == "aaa"
+    service.cancel()
+    model.gate.release(1)
+    await until(lambda: service.status.phase == "stopped")
+    assert service.drain() == ""
+    assert not service.busy
+
+
+async def test_a_new_text_ends_the_one_before(tmp_path: Path) -> None:
+    model = Letters()
+    service = GenerationService(lambda path: model)
+    service.generate(tmp_path, "x", SamplingConfig(max_new_tokens=100))
+    model.gate.release(1)
+    await until(lambda: service.status.characters == 1)
+    service.generate(tmp_path, "y", SamplingConfig(max_new_tokens=2))
+    model.gate.release(3)
+    await until(lambda: service.status.phase == "done")
+    assert service.drain() == "aa"
+
+
+async def test_a_model_that_cannot_be_loaded_is_said(tmp_path: Path) -> None:
+    def load(path: Path) -> Letters:
+        raise RequestError("model.safetensors is damaged.")
+
+    service = GenerationService(load)
+    service.load(tmp_path)
+    await until(lambda: service.status.phase == "failed")
+    assert service.status.error == "model.safetensors is damaged."
