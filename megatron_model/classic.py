@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from megatron_model.attention import causal_attention
+from megatron_model.cache import Cache
 
 
 class SelfAttention(nn.Module):
@@ -29,6 +30,14 @@ class SelfAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         mixed = causal_attention(query, key, value, dropout=dropout)
         out: Tensor = self.projection(mixed.transpose(1, 2).reshape(batch, length, width))
+        return out
+
+    def extend(self, x: Tensor, layer: int, cache: Cache, bias: Tensor) -> Tensor:
+        """What `forward` does for new positions (S, T, C), looking back into the cache."""
+        depth = x.size(-1) // self.heads
+        qkv = self.qkv(x).view(*x.shape[:2], 3, self.heads, depth)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        out: Tensor = self.projection(cache.attend(layer, query * depth**-0.5, key, value, bias))
         return out
 
 
@@ -100,4 +109,38 @@ class TransformerModel(nn.Module):
         for block in self.blocks:
             x = block(x)
         logits: Tensor = self.head(self.norm(x))
+        return logits
+
+    def new_cache(self, streams: int) -> Cache:
+        """Return an empty memory for texts that are read bit by bit."""
+        first: Block = self.blocks[0]  # type: ignore[assignment]
+        return Cache(
+            layers=len(self.blocks),
+            streams=streams,
+            heads=first.attention.heads,
+            width=self.token_embedding.embedding_dim,
+            block_size=self.block_size,
+            like=self.token_embedding.weight,
+            mixes=False,
+        )
+
+    @torch.no_grad()
+    def extend(self, tokens: Tensor, cache: Cache) -> Tensor:
+        """Read the next tokens (S, T) of each stream and return the last one's logits (S, V).
+
+        What `forward` computes, without dropout, for the new positions alone; decode.c does the
+        same for one position.
+        """
+        start, end = cache.length, cache.length + tokens.size(1)
+        if end > self.block_size:
+            raise ValueError(f"{end} characters are more than the block size {self.block_size}.")
+        x = self.token_embedding(tokens) + self.position_embedding.weight[start:end]
+        later = torch.ones(end - start, end, dtype=torch.bool, device=tokens.device).triu(start + 1)
+        bias = torch.zeros_like(later, dtype=x.dtype).masked_fill_(later, float("-inf"))
+        blocks: list[Block] = list(self.blocks)  # type: ignore[arg-type]
+        for index, block in enumerate(blocks):
+            x = x + block.attention.extend(block.attention_norm(x), index, cache, bias)
+            x = x + block.feed_forward(block.feed_forward_norm(x))
+        cache.length = end
+        logits: Tensor = self.head(self.norm(x[:, -1]))
         return logits

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megatron_model.architectures import MIXED_BEFORE
+from megatron_model.cache import Cache
 
 LOGIT_CAP = 15.0
 
@@ -67,6 +68,8 @@ class ModernTransformer(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Map token ids (B, T), T at most block_size, to logits (B, T, V) in float32.
 
+        The id V stands for a blank.
+
         Under autocast the matrix products are done in its dtype; everything between them stays in
         float32, and each weight is cast once.
         """
@@ -78,7 +81,9 @@ class ModernTransformer(nn.Module):
         autocast = torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if autocast else torch.float32
         with torch.autocast(kind, enabled=False):
-            x = F.embedding(tokens, self.token_embedding)
+            x = F.embedding(tokens.clamp(max=self.vocab_size - 1), self.token_embedding)
+            # The blank that token dropout puts in place of a character is all zeros.
+            x = x * (tokens < self.vocab_size).unsqueeze(-1)
             # Spelling is mostly about pairs: this gives the first layer pairs at no cost.
             x = _normalise(x + self.previous_gate * _shift(x, 1))
             attention, feed_forward = self.attention.to(dtype), self.feed_forward.to(dtype)
@@ -93,6 +98,55 @@ class ModernTransformer(nn.Module):
             logits = F.linear(_normalise(x).to(dtype), self.head.to(dtype)).float()
             # A soft cap keeps single logits from running away (Gemma Team 2024, section 2).
             return LOGIT_CAP * torch.tanh(logits / LOGIT_CAP)
+
+    def new_cache(self, streams: int) -> Cache:
+        """Return an empty memory for texts that are read bit by bit."""
+        layers, _, _, width = self.attention.shape
+        return Cache(
+            layers=layers,
+            streams=streams,
+            heads=self.heads,
+            width=width,
+            block_size=self.block_size,
+            like=self.token_embedding,
+            mixes=True,
+        )
+
+    @torch.no_grad()
+    def extend(self, tokens: Tensor, cache: Cache) -> Tensor:
+        """Read the next tokens (S, T) of each stream and return the last one's logits (S, V).
+
+        What `forward` computes, in float32 and without dropout, for the new positions alone;
+        decode.c does the same for one position.
+        """
+        start, end = cache.length, cache.length + tokens.size(1)
+        if end > self.block_size:
+            raise ValueError(f"{end} characters are more than the block size {self.block_size}.")
+        before = torch.cat([cache.previous[: tokens.size(0), None], tokens[:, :-1]], dim=1)
+        cache.previous.copy_(tokens[:, -1].expand_as(cache.previous))
+        earlier = F.embedding(before.clamp(min=0), self.token_embedding) * (before >= 0)[..., None]
+        x = F.embedding(tokens, self.token_embedding)
+        x = _normalise(x + self.previous_gate * earlier)
+        bias = self.attention_bias[:, start:end, :end]
+        for layer in range(self.attention.size(0)):
+            h = _mix_cached(_normalise(x), self.attention_mix[layer], layer, 0, cache)
+            x = x + self._attend_cached(h, layer, bias, cache)
+            h = _mix_cached(_normalise(x), self.feed_forward_mix[layer], layer, 1, cache)
+            h = F.relu(F.linear(h, self.feed_forward[layer, 0])).square()
+            x = x + h @ self.feed_forward[layer, 1]
+        cache.length = end
+        logits = F.linear(_normalise(x[:, -1]), self.head)
+        return LOGIT_CAP * torch.tanh(logits / LOGIT_CAP)
+
+    def _attend_cached(self, h: Tensor, layer: int, bias: Tensor, cache: Cache) -> Tensor:
+        """What `_attend` does for the positions of h (S, T, C), looking back into the cache."""
+        weights = self.attention[layer]
+        width = h.size(-1)
+        depth = width // self.heads
+        qkv = F.linear(h, weights[:3].reshape(3 * width, width))
+        query, key, value = qkv.view(*h.shape[:2], 3, self.heads, depth).permute(2, 0, 3, 1, 4)
+        query, key = _root_mean_square(query) * depth**-0.5, _root_mean_square(key)
+        return F.linear(cache.attend(layer, query, key, value, bias), weights[3])
 
     def _attend(self, h: Tensor, weights: Tensor) -> Tensor:
         """Causal self-attention over (B, T, C) with weights (4, C, C); the sum stays in float32."""
@@ -159,6 +213,14 @@ def _mix(x: Tensor, weights: Tensor) -> Tensor:
     for index, weight in enumerate(weights):
         total = total + weight * _shift(x, index + 1)
     return total
+
+
+def _mix_cached(x: Tensor, weights: Tensor, layer: int, half: int, cache: Cache) -> Tensor:
+    """What `_mix` does, with the positions before the first one taken from the cache."""
+    whole, count = cache.with_before(layer, half, x), x.size(1)
+    for index, weight in enumerate(weights):
+        x = x + weight * whole[:, MIXED_BEFORE - 1 - index :][:, :count]
+    return x
 
 
 def _normalise(x: Tensor) -> Tensor:

@@ -1,90 +1,205 @@
 """Writing text: from logits to the next character, one at a time.
 
 Every draw turns one uniform random number into a character by inverting the cumulative
-distribution, so that a seed gives the same draws on every device.
+distribution, so that a seed gives the same draws on every device. The filters below are functions
+of one array; what they drop becomes zero, and they do not renormalise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import msgspec
+import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import nn
 
-from megatron_model.config import SamplingConfig
+from megatron_model.config import REPETITION_SPAN, SamplingConfig
+from megatron_model.decoding import Decoder, Logits
 from megatron_model.tokenizer import CharTokenizer
 
+Numbers: TypeAlias = NDArray[np.float64]
+"""One number for each character of the vocabulary: (V,)."""
 
-def keep_top_k(probabilities: Tensor, k: int) -> Tensor:
-    """Keep the `k` likeliest of probabilities (V,); 0 keeps all. The result is not renormalised."""
-    if k <= 0 or k >= probabilities.numel():
+_DRAWS_AT_ONCE = 256
+
+
+def penalise_repetition(logits: Numbers, recent: Iterable[int], penalty: float) -> Numbers:
+    """Make the characters in `recent` less likely (Keskar et al. 2019, CTRL); 1 changes nothing."""
+    if penalty == 1.0:
+        return logits
+    used = list(set(recent))
+    result: Numbers = logits.copy()
+    result[used] = np.where(logits[used] > 0, logits[used] / penalty, logits[used] * penalty)
+    return result
+
+
+def to_probabilities(logits: Numbers, temperature: float = 1.0) -> Numbers:
+    """Return the softmax of the logits divided by a temperature above 0."""
+    # So small a temperature that the division might overflow leaves only the likeliest anyway.
+    weights = np.exp((logits - logits.max()) / max(temperature, 1e-9))
+    probabilities: Numbers = weights / weights.sum()
+    return probabilities
+
+
+def keep_top_k(probabilities: Numbers, k: int) -> Numbers:
+    """Keep the `k` likeliest, of equals the first; 0 keeps all."""
+    if k <= 0 or k >= probabilities.size:
         return probabilities
-    kept = torch.zeros_like(probabilities)
-    values, index = probabilities.topk(k)
-    return kept.scatter(0, index, values)
+    kept = np.argsort(-probabilities, kind="stable")[:k]
+    result = np.zeros_like(probabilities)
+    result[kept] = probabilities[kept]
+    return result
 
 
-def keep_top_p(probabilities: Tensor, p: float) -> Tensor:
+def keep_top_p(probabilities: Numbers, p: float) -> Numbers:
     """Keep the fewest likeliest that together reach share `p` (Holtzman et al. 2019, nucleus)."""
     if p >= 1.0:
         return probabilities
-    ordered, index = probabilities.sort(descending=True, stable=True)
-    before = ordered.cumsum(0) - ordered
-    kept = torch.where(before < p * ordered.sum(), ordered, torch.zeros_like(ordered))
-    return torch.zeros_like(probabilities).scatter(0, index, kept)
+    order = np.argsort(-probabilities, kind="stable")
+    ordered = probabilities[order]
+    kept = order[ordered.cumsum() - ordered < p * ordered.sum()]
+    result = np.zeros_like(probabilities)
+    result[kept] = probabilities[kept]
+    return result
 
 
-def keep_min_p(probabilities: Tensor, share: float) -> Tensor:
+def keep_min_p(probabilities: Numbers, share: float) -> Numbers:
     """Keep what is at least `share` times as likely as the likeliest (Nguyen et al. 2024)."""
     if share <= 0.0:
         return probabilities
-    return probabilities.where(
-        probabilities >= share * probabilities.max(), torch.zeros_like(probabilities)
+    result: Numbers = np.where(probabilities >= share * probabilities.max(), probabilities, 0.0)
+    return result
+
+
+def invert(probabilities: Numbers, draw: float) -> int:
+    """Return the index at which the cumulative sum passes share `draw`, in [0, 1), of the whole."""
+    cumulative = probabilities.cumsum()
+    index = int(cumulative.searchsorted(draw * cumulative[-1], side="right"))
+    # Rounding may put the end of the sum behind the last character that is possible.
+    return index if index < cumulative.size else int(probabilities.nonzero()[0][-1])
+
+
+def choose(
+    logits: Sequence[float] | NDArray[Any],
+    sampling: SamplingConfig,
+    draw: float,
+    recent: Iterable[int] = (),
+) -> int:
+    """Return the token that `draw`, uniform in [0, 1), picks from logits (V,) under `sampling`.
+
+    Args:
+        logits: what the model says.
+        sampling: how to draw from it.
+        draw: the randomness; not used without a temperature.
+        recent: the tokens that a repetition penalty is about.
+    """
+    numbers = penalise_repetition(
+        np.asarray(logits, np.float64), recent, sampling.repetition_penalty
     )
-
-
-def choose(logits: Tensor, sampling: SamplingConfig, draw: float) -> int:
-    """Return the token that `draw`, uniform in [0, 1), picks from logits (V,) under `sampling`."""
-    logits = logits.double().cpu()
     if sampling.temperature == 0.0:
-        return int(logits.argmax())
-    probabilities = (logits / sampling.temperature).softmax(0)
+        return int(numbers.argmax())
+    probabilities = to_probabilities(numbers, sampling.temperature)
     probabilities = keep_top_k(probabilities, sampling.top_k)
     probabilities = keep_min_p(probabilities, sampling.min_p)
-    probabilities = keep_top_p(probabilities / probabilities.sum(), sampling.top_p)
-    cumulative = probabilities.cumsum(0)
-    index = int(torch.searchsorted(cumulative, draw * cumulative[-1], right=True))
-    return min(index, int(probabilities.nonzero().max()))
+    return invert(keep_top_p(probabilities, sampling.top_p), draw)
 
 
-def generate_tokens(model: nn.Module, prompt: list[int], sampling: SamplingConfig) -> Iterator[int]:
-    """Yield `sampling.max_new_tokens` tokens that go on from the non-empty `prompt`.
+def uniform_draws(seed: int) -> Iterator[float]:
+    """Yield the endless random numbers of a seed, uniform in [0, 1)."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.rand(_DRAWS_AT_ONCE, generator=generator, dtype=torch.float64).tolist()
 
-    Each is predicted from the last `block_size` tokens. The model's mode is restored at the end.
+
+class Stream:
+    """One text being written: its draws, its recent characters, and when it is over.
+
+    Args:
+        sampling: how it is written.
+        prompt: the tokens before it.
+        stop: the tokens of the text it ends with; none if it goes on to its full length.
     """
-    device = next(model.parameters()).device
-    block_size = int(model.block_size)  # type: ignore[arg-type]
-    generator = torch.Generator().manual_seed(sampling.seed)
-    window = list(prompt[-block_size:])
-    was_training = model.training
-    model.eval()
-    try:
-        for _ in range(sampling.max_new_tokens):
-            with torch.no_grad():
-                logits = model(torch.tensor([window], device=device))[0, -1]
-            draw = float(torch.rand((), generator=generator, dtype=torch.float64))
-            token = choose(logits, sampling, draw)
-            window = [*window, token][-block_size:]
-            yield token
-    finally:
-        model.train(was_training)
+
+    def __init__(
+        self, sampling: SamplingConfig, prompt: Sequence[int] = (), stop: Sequence[int] = ()
+    ) -> None:
+        self._sampling = sampling
+        self._draws = uniform_draws(sampling.seed)
+        self._recent = deque(prompt, maxlen=REPETITION_SPAN)
+        self._stop = list(stop)
+        self._tail: deque[int] = deque(maxlen=max(1, len(self._stop)))
+        self._left = sampling.max_new_tokens
+
+    @property
+    def over(self) -> bool:
+        """Whether its length or its stop text is reached."""
+        return self._left <= 0 or (bool(self._stop) and list(self._tail) == self._stop)
+
+    def pick(self, logits: NDArray[np.float32]) -> int:
+        """Return the next token, chosen from logits (V,)."""
+        token = choose(logits, self._sampling, next(self._draws), self._recent)
+        self._recent.append(token)
+        self._tail.append(token)
+        self._left -= 1
+        return token
 
 
-def generate_stream(
-    model: nn.Module, tokenizer: CharTokenizer, prompt: str, sampling: SamplingConfig | None = None
-) -> Iterator[str]:
-    """Yield the characters that go on from `prompt`, one at a time; to stop is to stop pulling.
+Column: TypeAlias = tuple[list[int | None], Logits]
+"""A step of all streams: the token of each, None where it is over; and the logits it came from."""
+
+
+def generate_columns(
+    model: nn.Module,
+    prompt: Sequence[int],
+    streams: Sequence[Stream],
+    *,
+    cached: bool = True,
+) -> Generator[Column, None, None]:
+    """Write all streams in step after the non-empty `prompt`, until the last one is over.
+
+    The logits of a column are overwritten when the next one is pulled.
+
+    Args:
+        model: any model of this package.
+        prompt: the tokens all streams go on from.
+        streams: what is to be written.
+        cached: False computes the whole window for every character, for comparison.
+    """
+    if all(stream.over for stream in streams):
+        return
+    decoder = Decoder(model, len(streams), cached=cached)
+    logits = decoder.start(prompt)
+    while True:
+        column = [
+            None if stream.over else stream.pick(row)
+            for stream, row in zip(streams, logits, strict=True)
+        ]
+        yield column, logits
+        if all(stream.over for stream in streams):
+            return
+        # What is over is read on as anything, for the others' sake.
+        logits = decoder.step([token or 0 for token in column])
+
+
+def generate_tokens(
+    model: nn.Module, prompt: Sequence[int], sampling: SamplingConfig, *, cached: bool = True
+) -> Iterator[int]:
+    """Yield up to `sampling.max_new_tokens` tokens that go on from the non-empty `prompt`.
+
+    The stop text is a matter of characters; see `generate_stream`.
+    """
+    stream = Stream(sampling, prompt)
+    for (token,), _ in generate_columns(model, prompt, [stream], cached=cached):
+        assert token is not None  # one stream: the columns end with it
+        yield token
+
+
+def start_tokens(tokenizer: CharTokenizer, prompt: str) -> list[int]:
+    """Return the tokens of a prompt, or what an empty one stands for.
 
     An empty prompt begins as if after a line break (or after the first character of the vocabulary,
     where the corpus has no line break).
@@ -92,11 +207,70 @@ def generate_stream(
     Raises:
         UnknownCharacterError: the prompt has characters outside the vocabulary.
     """
-    start = tokenizer.encode(prompt)
-    if not start:
-        start = [max(0, tokenizer.vocabulary.find("\n"))]
-    for token in generate_tokens(model, start, sampling or SamplingConfig()):
-        yield tokenizer.decode([token])
+    return tokenizer.encode(prompt) or [max(0, tokenizer.vocabulary.find("\n"))]
+
+
+def make_streams(
+    tokenizer: CharTokenizer, prompt: Sequence[int], samplings: Iterable[SamplingConfig]
+) -> list[Stream]:
+    """Return a stream for each way of sampling."""
+    return [
+        # What the model cannot write never comes.
+        Stream(each, prompt, [] if tokenizer.unknown(each.stop) else tokenizer.encode(each.stop))
+        for each in samplings
+    ]
+
+
+def generate_batch(
+    model: nn.Module,
+    tokenizer: CharTokenizer,
+    prompt: str,
+    samplings: Sequence[SamplingConfig],
+    *,
+    cached: bool = True,
+) -> Iterator[list[str]]:
+    """Write several texts at once; yield a character of each, the empty string where one is over.
+
+    Each text is what `generate_stream` writes with the same way of sampling.
+
+    Raises:
+        UnknownCharacterError: the prompt has characters outside the vocabulary.
+    """
+    start = start_tokens(tokenizer, prompt)
+    vocabulary = tokenizer.vocabulary
+    streams = make_streams(tokenizer, start, samplings)
+    for column, _ in generate_columns(model, start, streams, cached=cached):
+        yield ["" if token is None else vocabulary[token] for token in column]
+
+
+def several(sampling: SamplingConfig, count: int) -> list[SamplingConfig]:
+    """Return `count` ways of sampling that differ in nothing but the seed, the first as it is."""
+    top = 2**63
+    return [
+        msgspec.structs.replace(sampling, seed=(sampling.seed + index) % top)
+        for index in range(count)
+    ]
+
+
+def generate_stream(
+    model: nn.Module,
+    tokenizer: CharTokenizer,
+    prompt: str,
+    sampling: SamplingConfig | None = None,
+    *,
+    cached: bool = True,
+) -> Iterator[str]:
+    """Yield the characters that go on from `prompt`, one at a time; to stop is to stop pulling.
+
+    For an empty prompt see `start_tokens`.
+
+    Raises:
+        UnknownCharacterError: the prompt has characters outside the vocabulary.
+    """
+    for column in generate_batch(
+        model, tokenizer, prompt, [sampling or SamplingConfig()], cached=cached
+    ):
+        yield column[0]
 
 
 def generate(
@@ -104,7 +278,7 @@ def generate(
     tokenizer: CharTokenizer,
     prompt: str,
     max_new_tokens: int = 500,
-    **options: float,
+    **options: float | str,
 ) -> str:
     """Return `prompt` and the characters the model writes after it.
 

@@ -1,121 +1,221 @@
-"""From logits to text."""
+"""The filters, one property each; and what a way of sampling makes of a model's logits."""
 
 from __future__ import annotations
 
 import itertools
 import string
+from collections.abc import Callable
+from typing import Any
 
+import hypothesis
+import msgspec
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import nn
 
 import megatron_model
+from megatron_model import sampling
 from megatron_model.architectures import build_model
-from megatron_model.config import SamplingConfig
+from megatron_model.config import REPETITION_SPAN, SamplingConfig
 from megatron_model.errors import RequestError
-from megatron_model.sampling import (
-    choose,
-    generate,
-    generate_stream,
-    generate_tokens,
-    keep_min_p,
-    keep_top_k,
-    keep_top_p,
-)
+from megatron_model.sampling import Stream, choose, generate, generate_stream, generate_tokens
 from megatron_model.tokenizer import CharTokenizer, UnknownCharacterError
 from tests.model.helpers import ARCHITECTURES, tiny_model
 
+Numbers = NDArray[np.float64]
+
 TOKENIZER = CharTokenizer(string.ascii_lowercase + " \n")
 
-distributions = (
-    st.lists(st.integers(0, 1000), min_size=1, max_size=30)
-    .filter(any)
-    .map(lambda counts: torch.tensor(counts, dtype=torch.float64) / sum(counts))
+LOGITS = st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=40).map(
+    lambda values: np.array(values, np.float64)
 )
-logit_lists = st.lists(st.floats(-30, 30), min_size=1, max_size=20).map(torch.tensor)
-draws = st.floats(0, 1, exclude_max=True)
+PROBABILITIES = LOGITS.map(sampling.to_probabilities)
+DRAWS = st.floats(0, 1, exclude_max=True)
+
+
+# On a busy machine a millisecond may take half a second.
+unhurried = hypothesis.settings(deadline=None)
+
+
+def given(*strategies: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Run a test for many values, however long one takes."""
+    return lambda test: unhurried(hypothesis.given(*strategies)(test))
 
 
 def settings(**changes: float) -> SamplingConfig:
     return SamplingConfig(**changes)  # type: ignore[arg-type]
 
 
-def assert_kept_as_they_are(kept: Tensor, before: Tensor) -> None:
-    """Whatever was not dropped must be unchanged, and nothing dropped likelier than what is kept."""
-    assert kept.shape == before.shape
-    assert torch.equal(kept[kept > 0], before[kept > 0])
-    dropped = before[(kept == 0) & (before > 0)]
-    if len(dropped):
-        assert dropped.max() <= kept[kept > 0].min()
-    assert kept[before.argmax()] == before.max() or (kept == before.max()).any()
+def likeliest_first(probabilities: Numbers) -> list[int]:
+    return sorted(range(probabilities.size), key=lambda index: (-probabilities[index], index))
 
 
-@given(distributions, st.integers(0, 40))
-def test_top_k_keeps_the_k_likeliest(probabilities: Tensor, k: int) -> None:
-    kept = keep_top_k(probabilities, k)
-    assert_kept_as_they_are(kept, probabilities)
-    possible = int((probabilities > 0).sum())
-    assert int((kept > 0).sum()) == (min(k, possible) if k else possible)
+def assert_filters(before: Numbers, after: Numbers) -> None:
+    """Every probability is kept as it was or dropped, and the likeliest is kept."""
+    assert np.all((after == before) | (after == 0))
+    assert after[before.argmax()] == before.max()
 
 
-@given(distributions, st.floats(0.01, 1.0))
-def test_top_p_keeps_the_fewest_that_reach_p(probabilities: Tensor, p: float) -> None:
-    kept = keep_top_p(probabilities, p)
-    assert_kept_as_they_are(kept, probabilities)
-    assert float(kept.sum()) >= p - 1e-9
-    smallest = kept[kept > 0].min()
-    assert float(kept.sum() - smallest) < p + 1e-9
+@given(LOGITS, st.floats(0.01, 10))
+def test_probabilities_add_up_and_keep_the_order(logits: Numbers, temperature: float) -> None:
+    probabilities = sampling.to_probabilities(logits, temperature)
+    assert probabilities.sum() == pytest.approx(1)
+    order = logits.argsort()
+    assert np.all(np.diff(probabilities[order]) >= 0)
 
 
-@given(distributions, st.floats(0.0, 1.0))
-def test_min_p_keeps_what_is_likely_enough(probabilities: Tensor, share: float) -> None:
-    kept = keep_min_p(probabilities, share)
-    assert_kept_as_they_are(kept, probabilities)
-    wanted = (probabilities >= share * probabilities.max()) & (probabilities > 0)
-    assert torch.equal(kept > 0, wanted)
+@given(LOGITS)
+def test_a_lower_temperature_makes_the_likeliest_likelier(logits: Numbers) -> None:
+    highest = [sampling.to_probabilities(logits, t).max() for t in (0.25, 0.5, 1.0, 2.0)]
+    assert all(a >= b - 1e-12 for a, b in itertools.pairwise(highest))
+
+
+@given(PROBABILITIES, st.integers(0, 50))
+def test_top_k_keeps_the_k_likeliest(probabilities: Numbers, k: int) -> None:
+    kept = sampling.keep_top_k(probabilities, k)
+    assert_filters(probabilities, kept)
+    expected = likeliest_first(probabilities)[: k or None]
+    assert set(kept.nonzero()[0]) <= set(expected)
+    assert np.array_equal(kept[expected], probabilities[expected])
+
+
+@given(PROBABILITIES, st.floats(0.01, 1))
+def test_top_p_keeps_the_fewest_that_reach_p(probabilities: Numbers, p: float) -> None:
+    kept = sampling.keep_top_p(probabilities, p)
+    assert_filters(probabilities, kept)
+    assert kept.sum() >= p * probabilities.sum() - 1e-9
+    if p < 1:
+        ordered = sorted(kept[kept > 0])
+        assert sum(ordered[1:]) < p * probabilities.sum() + 1e-9
+
+
+@given(PROBABILITIES, st.floats(0, 1))
+def test_min_p_keeps_what_is_likely_enough(probabilities: Numbers, share: float) -> None:
+    kept = sampling.keep_min_p(probabilities, share)
+    assert_filters(probabilities, kept)
+    assert np.array_equal(kept > 0, (probabilities >= share * probabilities.max()) & (kept > 0))
+    assert np.all(probabilities[kept == 0] <= share * probabilities.max())
+
+
+@given(LOGITS, st.lists(st.integers(0, 39)), st.floats(1, 10))
+def test_a_penalty_lowers_what_was_used_and_nothing_else(
+    logits: Numbers, recent: list[int], penalty: float
+) -> None:
+    used = [token for token in recent if token < logits.size]
+    before = logits.copy()
+    result = sampling.penalise_repetition(logits, used, penalty)
+    assert np.array_equal(logits, before)
+    others = [token for token in range(logits.size) if token not in used]
+    assert np.array_equal(result[others], logits[others])
+    assert np.all(result[used] <= logits[used])
+
+
+@given(PROBABILITIES, DRAWS)
+def test_a_draw_picks_what_is_possible(probabilities: Numbers, draw: float) -> None:
+    index = sampling.invert(probabilities, draw)
+    assert probabilities[index] > 0
+    assert probabilities[:index].sum() <= draw * probabilities.sum() + 1e-9
+    assert probabilities[: index + 1].sum() >= draw * probabilities.sum() - 1e-9
+
+
+@given(LOGITS, DRAWS)
+def test_without_a_temperature_the_likeliest_is_taken(logits: Numbers, draw: float) -> None:
+    assert choose(logits, SamplingConfig(temperature=0.0), draw) == logits.argmax()
+    # The softmax may round two logits to one probability.
+    assert logits[choose(logits, SamplingConfig(top_k=1), draw)] == pytest.approx(logits.max())
 
 
 @given(
-    logit_lists,
-    draws,
-    st.floats(0.0, 10.0),
-    st.integers(0, 25),
-    st.floats(0.01, 1.0),
-    st.floats(0.0, 1.0),
+    LOGITS,
+    DRAWS,
+    st.builds(
+        SamplingConfig,
+        temperature=st.floats(0, 10),
+        top_k=st.integers(0, 50),
+        top_p=st.floats(0.01, 1),
+        min_p=st.floats(0, 1),
+        repetition_penalty=st.floats(1, 10),
+    ),
 )
-def test_a_draw_is_always_a_character_that_was_kept(
-    logits: Tensor, draw: float, temperature: float, k: int, p: float, share: float
+def test_every_way_of_sampling_picks_a_character(
+    logits: Numbers, draw: float, config: SamplingConfig
 ) -> None:
-    sampling = settings(temperature=temperature, top_k=k, top_p=p, min_p=share)
-    token = choose(logits, sampling, draw)
-    assert 0 <= token < len(logits)
-    if k:
-        assert int((logits > logits[token]).sum()) < k
-    if share == 1.0 or temperature == 0.0 or k == 1:
-        assert logits[token] == logits.max()
+    assert 0 <= choose(logits, config, draw, recent=[0]) < logits.size
 
 
-@given(logit_lists, draws)
-def test_a_temperature_of_zero_is_greedy(logits: Tensor, draw: float) -> None:
-    assert choose(logits, settings(temperature=0.0), draw) == int(logits.argmax())
-    assert logits[choose(logits, settings(top_k=1), draw)] == logits.max()
+def test_draws_are_as_frequent_as_they_are_likely() -> None:
+    logits = np.log([0.5, 0.3, 0.15, 0.05])
+    draws = itertools.islice(sampling.uniform_draws(3), 20_000)
+    picks = [choose(logits, SamplingConfig(temperature=1.0), draw) for draw in draws]
+    shares = np.bincount(picks, minlength=4) / len(picks)
+    assert np.allclose(shares, [0.5, 0.3, 0.15, 0.05], atol=0.02)
 
 
-@given(logit_lists, st.floats(0.1, 3.0))
-def test_draws_are_as_frequent_as_the_model_says(logits: Tensor, temperature: float) -> None:
-    sampling = settings(temperature=temperature)
-    tokens = [choose(logits, sampling, (i + 0.5) / 200) for i in range(200)]
-    wanted = (logits.double() / temperature).softmax(0)
-    found = torch.bincount(torch.tensor(tokens), minlength=len(logits)) / 200
-    assert float((found - wanted).abs().max()) < 0.011
+def test_draws_are_the_seeds_alone() -> None:
+    first = list(itertools.islice(sampling.uniform_draws(3), 600))
+    assert first == list(itertools.islice(sampling.uniform_draws(3), 600))
+    assert first != list(itertools.islice(sampling.uniform_draws(4), 600))
+    assert len(set(first)) == 600
+
+
+def test_a_repetition_is_forgotten_after_its_span() -> None:
+    stream = Stream(SamplingConfig(temperature=0.0, repetition_penalty=10.0), [0])
+    logits = np.array([2.0, 1.0, -9.0], np.float32)
+    assert stream.pick(logits) == 1  # the prompt counts
+    for _ in range(REPETITION_SPAN):
+        assert stream.pick(np.array([0.0, 0.0, 20.0], np.float32)) == 2
+    assert stream.pick(logits) == 0
+
+
+@pytest.fixture(scope="module")
+def writer() -> tuple[torch.nn.Module, CharTokenizer]:
+    torch.manual_seed(1)
+    tokenizer = CharTokenizer("\nabcdefgh")
+    return build_model(tiny_model("modern"), tokenizer.vocab_size), tokenizer
+
+
+def text_of(writer: tuple[torch.nn.Module, CharTokenizer], **options: object) -> str:
+    config = msgspec.structs.replace(SamplingConfig(max_new_tokens=60), **options)
+    return "".join(generate_stream(*writer, "a", config))
+
+
+def test_a_text_ends_with_the_stop_text(writer: tuple[torch.nn.Module, CharTokenizer]) -> None:
+    whole = text_of(writer)
+    stop = whole[20:23]
+    assert text_of(writer, stop=stop) == whole[: whole.index(stop) + 3]
+    assert text_of(writer, stop="a\nQ") == whole  # what the model cannot write never comes
+    assert text_of(writer, stop=whole + "a") == whole
+
+
+def test_the_prompt_is_not_searched_for_the_stop_text(
+    writer: tuple[torch.nn.Module, CharTokenizer],
+) -> None:
+    config = SamplingConfig(max_new_tokens=5, stop="ab", temperature=0.0)
+    first = next(generate_stream(*writer, "ab", config))
+    assert len(first) == 1
+
+
+def test_the_length_is_kept(writer: tuple[torch.nn.Module, CharTokenizer]) -> None:
+    assert text_of(writer, max_new_tokens=0) == ""
+    assert len(text_of(writer, max_new_tokens=1)) == 1
+    assert generate(*writer, "abc", 7, temperature=0.5)[:3] == "abc"
+    assert len(generate(*writer, "abc", 7)) == 10
+
+
+def test_several_ways_differ_in_their_seed_alone() -> None:
+    first = SamplingConfig(seed=2**63 - 2, top_k=3)
+    seeds = [each.seed for each in sampling.several(first, 4)]
+    assert seeds == [2**63 - 2, 2**63 - 1, 0, 1]
+    assert {each.top_k for each in sampling.several(first, 4)} == {3}
 
 
 @given(st.lists(st.sampled_from([-1e30, -100.0, 0.0, 100.0, 1e30]), min_size=1, max_size=8))
 def test_extreme_logits_do_no_harm(values: list[float]) -> None:
     for draw, temperature in itertools.product((0.0, 0.5, 1 - 2**-53), (0.0, 0.01, 10.0)):
-        token = choose(torch.tensor(values), settings(temperature=temperature), draw)
+        token = choose(values, settings(temperature=temperature), draw)
         assert values[token] > -1e30 or max(values) == -1e30
 
 
@@ -173,7 +273,9 @@ def test_each_character_follows_from_those_before(architecture: str) -> None:
     prompt = TOKENIZER.encode("the cat")
     tokens = list(generate_tokens(model, prompt, settings(max_new_tokens=30, temperature=0.0)))
     for index, token in enumerate(tokens):
-        window = [*prompt, *tokens[:index]][-16:]
+        # Sixteen fit; then the last eight are kept, and eight more come.
+        length = 7 + index if 7 + index <= 16 else 8 + (7 + index - 16 - 1) % 9
+        window = [*prompt, *tokens[:index]][-length:]
         with torch.no_grad():
             logits = model(torch.tensor([window]))[0, -1]
         assert float(logits[token]) == pytest.approx(float(logits.max()), abs=1e-4)

@@ -1,0 +1,199 @@
+"""What the screen costs: the workbench in a real pseudo-terminal, against the same run without one.
+
+python -m benchmarks.ui [--seconds S] [--rounds N]
+
+Training speed inside the workbench and headless, in turns; the time from a key press to its picture
+while training; the first frame, beside that of the smallest Textual app; and the bytes a second
+that a run in training sends to the terminal. 120 columns and 40 rows, two torch threads where there
+are two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import print_table, write_json
+
+CORPUS = "builtin:python-reference"
+COLUMNS, ROWS = 120, 40
+SYNC_QUESTION, SYNC_ANSWER = b"\x1b[?2026$p", b"\x1b[?2026;2$y"
+TRIVIAL = (
+    "from textual.app import App; from textual.widgets import Static\n"
+    "class A(App):\n    def compose(self): yield Static('megatron')\nA().run()"
+)
+
+
+class Terminal:
+    """A program in a pseudo-terminal of its own, and everything it wrote with its moment."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.written: list[tuple[float, bytes]] = []
+        self.started = time.perf_counter()
+        self.pid, self._descriptor = pty.fork()
+        if self.pid == 0:
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+            os.environ.update(TERM="xterm-256color", COLORTERM="truecolor", LANG="C.UTF-8")
+            os.execvp(command[0], command)
+
+    def read(self, seconds: float, until: bytes | None = None) -> float | None:
+        """Take in what comes for `seconds`; return when `until` was there, from now, if it came."""
+        begun = time.perf_counter()
+        since = len(self.written)
+        while (left := begun + seconds - time.perf_counter()) > 0:
+            ready, _, _ = select.select([self._descriptor], [], [], left)
+            if not ready:
+                break
+            try:
+                data = os.read(self._descriptor, 1 << 16)
+            except OSError:
+                break
+            self.written.append((time.perf_counter(), data))
+            if SYNC_QUESTION in data:
+                os.write(self._descriptor, SYNC_ANSWER)
+            if until and until in b"".join(part for _, part in self.written[since:]):
+                return time.perf_counter() - begun
+        return None
+
+    def press(self, keys: bytes) -> None:
+        """Type."""
+        os.write(self._descriptor, keys)
+
+    def close(self) -> None:
+        """End the program and wait for it."""
+        os.kill(self.pid, signal.SIGTERM)
+        end = time.perf_counter() + 30
+        while time.perf_counter() < end:
+            self.read(0.1)
+            if os.waitpid(self.pid, os.WNOHANG)[0]:
+                break
+        else:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        os.close(self._descriptor)
+
+
+def workbench(runs_dir: Path) -> Terminal:
+    """Open the workbench on the corpus."""
+    return Terminal([sys.executable, "-m", "megatron_tui", CORPUS, "--runs-dir", str(runs_dir)])
+
+
+def speeds(runs_dir: Path) -> list[float]:
+    """Return the speeds that the newest run reported, the first quarter left out."""
+    newest = max(runs_dir.glob("*/events.jsonl"), key=lambda path: path.stat().st_mtime)
+    events = [json.loads(line) for line in newest.read_text().splitlines()]
+    found = [e["tokens_per_second"] for e in events if e["event"] == "step_finished"]
+    return found[len(found) // 4 :]
+
+
+def headless(seconds: float) -> float:
+    """Train without a screen for a while; return the median speed."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "megatron_model", "train", CORPUS, "--preset", "cpu"]
+        process = subprocess.Popen(
+            [*command, "--runs-dir", folder], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        time.sleep(seconds)
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        return statistics.median(speeds(Path(folder)))
+
+
+def on_screen(seconds: float) -> dict[str, Any]:
+    """Train in the workbench for a while; return speed, key times and traffic."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        terminal = workbench(folder)
+        terminal.read(20, until=b"vocabulary")
+        terminal.read(4)
+        terminal.press(b"\x12")  # ctrl+r starts
+        deadline = time.perf_counter() + 120
+        while not any(folder.glob("*/events.jsonl")) and time.perf_counter() < deadline:
+            terminal.read(0.2)
+        terminal.read(seconds / 3)
+        since = len(terminal.written)
+        begun = time.perf_counter()
+        terminal.read(seconds / 3)
+        traffic = sum(len(data) for _, data in terminal.written[since:])
+        traffic_rate = traffic / (time.perf_counter() - begun)
+        waits = key_times(terminal, seconds / 3)
+        terminal.close()
+        return {
+            "speed": statistics.median(speeds(folder)),
+            "keys": waits,
+            "bytes_per_second": traffic_rate,
+        }
+
+
+def key_times(terminal: Terminal, seconds: float) -> list[float]:
+    """Return how long each of many keys took to change the screen, in milliseconds.
+
+    Switching to Runs and back paints a whole screen; the word looked for is only on it.
+    """
+    waits = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for key, word in ((b"\x1b[15~", b"status"), (b"\x1bOR", b"loss,")):  # F5, F3
+            terminal.press(key)
+            found = terminal.read(5, until=word)
+            waits.append(1000 * (5.0 if found is None else found))
+            terminal.read(0.15)
+    return waits
+
+
+def first_frame(command: list[str] | None) -> float:
+    """Return the milliseconds from the start of the process to its name on the screen."""
+    with tempfile.TemporaryDirectory() as folder:
+        terminal = workbench(Path(folder)) if command is None else Terminal(command)
+        found = terminal.read(20, until=b"megatron")
+        terminal.close()
+        return 1000 * (20.0 if found is None else found)
+
+
+def main() -> None:
+    """Measure, print the table and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=45, help="length of each run")
+    parser.add_argument("--rounds", type=int, default=2)
+    options = parser.parse_args()
+    trivial, ours = [], []
+    for _ in range(7):
+        trivial.append(first_frame([sys.executable, "-c", TRIVIAL]))
+        ours.append(first_frame(None))
+    headless(options.seconds)  # fills the cache of compiled steps
+    rounds = []
+    for _ in range(options.rounds):
+        rounds.append({"headless": headless(options.seconds), **on_screen(options.seconds)})
+    keys = sorted(wait for each in rounds for wait in each["keys"])
+    share = statistics.median(each["speed"] / each["headless"] for each in rounds)
+    p95 = keys[int(0.95 * (len(keys) - 1))]
+    traffic = statistics.median(each["bytes_per_second"] for each in rounds) / 1000
+    frame, smallest = statistics.median(ours), statistics.median(trivial)
+    rows = [
+        ("training speed, workbench against headless", f"{share:.1%}", "95 %"),
+        ("key to picture while training, median", f"{statistics.median(keys):.0f} ms", ""),
+        ("key to picture while training, p95", f"{p95:.0f} ms", "50 ms"),
+        ("first frame, median of 7", f"{frame:.0f} ms", "400 ms"),
+        ("first frame of the smallest Textual app", f"{smallest:.0f} ms", ""),
+        ("to the terminal while training", f"{traffic:.1f} KB/s", "10 KB/s"),
+    ]
+    print_table("what the screen costs, 120x40", ("what", "measured", "target"), rows)
+    write_json("ui", {"rounds": rounds, "first_frame": ours, "first_frame_trivial": trivial})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""From the characters so far to the logits of the next one, with a cache or without.
+
+How the window moves: of a long prompt the last block is read. When the window is full and one more
+character comes, it is cut to its last half, that character included, and read again from there;
+until it is full again, each character costs one position. (Measured on Shakespeare, a
+model predicts as well from half a block as from a whole one; kept to three quarters, it would read
+three times as much again.) With and without a cache the window moves the same way, so that both
+write the same text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from megatron_model.cache import Cache
+from megatron_model.classic import TransformerModel
+from megatron_model.modern import ModernTransformer
+from megatron_model.native import NativeStep, native_step
+
+Logits: TypeAlias = NDArray[np.float32]
+"""Of each stream, a number for each character: (S, V)."""
+
+
+def kept_characters(block_size: int) -> int:
+    """Return how many characters a context longer than the block size is cut to: half."""
+    return max(1, block_size // 2)
+
+
+class Decoder:
+    """One model reading some streams in step, a character of each at a time.
+
+    The logits that are returned are overwritten by the next call. The model's mode is left alone,
+    and its weights are read where they lie: if it is trained meanwhile, it writes with what it has
+    learned.
+
+    Args:
+        model: any model of this package, on any device.
+        streams: how many texts are written at once.
+        cached: False computes the whole window for every character, for comparison.
+    """
+
+    def __init__(self, model: nn.Module, streams: int = 1, *, cached: bool = True) -> None:
+        self._model = model
+        self.block_size = int(model.block_size)  # type: ignore[arg-type]
+        self._device = next(model.parameters()).device
+        can_cache = cached and isinstance(model, (TransformerModel, ModernTransformer))
+        self._cache: Cache | None = model.new_cache(streams) if can_cache else None  # type: ignore[operator]
+        self._native: NativeStep | None = None
+        self._window = np.zeros((streams, self.block_size), np.int64)
+        self._length = 0
+        # Reused for every character, so that a step allocates nothing.
+        self._tokens = torch.zeros(streams, 1, dtype=torch.long)
+        self._token_numbers: NDArray[np.int64] = self._tokens.numpy()
+        self._logits = torch.zeros(streams, int(model.vocab_size))  # type: ignore[arg-type]
+        self._logit_numbers: Logits = self._logits.numpy()
+
+    def start(self, prompt: Sequence[int]) -> Logits:
+        """Read the beginning that all streams share; return the logits of what comes next."""
+        prompt = prompt[-self.block_size :]
+        self._length = len(prompt)
+        self._window[:, : self._length] = prompt
+        # One sequence stands for all of them.
+        return self._read_window(self._window[:1])
+
+    def step(self, tokens: Sequence[int]) -> Logits:
+        """Read one more character of each stream; return the logits of what comes next."""
+        moved = self._length == self.block_size
+        if moved:
+            self._length = kept_characters(self.block_size) - 1
+            self._window[:, : self._length] = self._window[:, self.block_size - self._length :]
+        self._window[:, self._length] = tokens
+        self._length += 1
+        if moved or self._cache is None:
+            return self._read_window(self._window)
+        self._token_numbers[:, 0] = tokens
+        return self._extend(self._tokens)
+
+    def _read_window(self, rows: NDArray[np.int64]) -> Logits:
+        window = torch.from_numpy(rows[:, : self._length])
+        if self._cache is None:
+            return self._shown(self._recompute(window))
+        self._cache.clear()
+        # It may have been compiled since the last time.
+        self._native = self._native or native_step(self._model, self._cache)
+        return self._extend(window)
+
+    def _extend(self, tokens: Tensor) -> Logits:
+        if self._native is not None:
+            self._native(tokens, self._logits)
+            return self._logit_numbers
+        return self._shown(self._model.extend(tokens.to(self._device), self._cache))  # type: ignore[operator]
+
+    @torch.no_grad()
+    def _recompute(self, tokens: Tensor) -> Tensor:
+        was_training = self._model.training
+        self._model.eval()
+        try:
+            logits: Tensor = self._model(tokens.to(self._device))[:, -1]
+            return logits
+        finally:
+            self._model.train(was_training)
+
+    def _shown(self, logits: Tensor) -> Logits:
+        # The one point at which the host waits for the device.
+        self._logits.copy_(logits.expand_as(self._logits))
+        return self._logit_numbers

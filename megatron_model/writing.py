@@ -1,0 +1,123 @@
+"""Generated texts and surprises, written to a stream: what `sample` and `evaluate` put out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from megatron_model.checkpoint import LoadedModel
+from megatron_model.config import SamplingConfig
+from megatron_model.dataset import TokenArray
+from megatron_model.errors import RequestError
+from megatron_model.insight import generate_scored, surprise_of_tokens
+from megatron_model.sampling import generate_batch, several
+
+
+def read_prompt(prompt: str) -> str:
+    """Return the prompt; ``-`` stands for all of stdin without its last line break.
+
+    Raises:
+        RequestError: stdin is not UTF-8.
+    """
+    if prompt != "-":
+        return prompt
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise RequestError("The prompt on stdin is not UTF-8; convert it first.") from None
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def write_texts(
+    loaded: LoadedModel,
+    prompt: str,
+    sampling: SamplingConfig,
+    count: int,
+    out: IO[str],
+    *,
+    shown: Callable[[str], str],
+    flush: bool,
+) -> None:
+    """Write the prompt and what follows it; several texts have a blank line between them.
+
+    One text comes as it is written. Several are written in step, and come when they are done.
+    """
+    columns = generate_batch(loaded.model, loaded.tokenizer, prompt, several(sampling, count))
+    if count > 1:
+        texts = [[prompt] for _ in range(count)]
+        for column in columns:
+            for text, character in zip(texts, column, strict=True):
+                text.append(character)
+        out.write("\n\n".join(shown("".join(text)) for text in texts) + "\n")
+        return
+    first = next(columns, [""])  # what is wrong with the prompt shows before anything is written
+    out.write(shown(prompt + first[0]))
+    for column in columns:
+        out.write(shown(column[0]))
+        if flush:
+            out.flush()
+    out.write("\n")
+
+
+def write_json_lines(
+    loaded: LoadedModel, prompt: str, sampling: SamplingConfig, count: int, out: IO[str]
+) -> None:
+    """Write one JSON object a sample: what was asked, its text, and how likely each character was.
+
+    The log probabilities (nats) are the model's own, before temperature and filters.
+    """
+    samplings = several(sampling, count)
+    texts: list[list[str]] = [[] for _ in samplings]
+    logs: list[list[float]] = [[] for _ in samplings]
+    for column in generate_scored(loaded.model, loaded.tokenizer, prompt, samplings, candidates=0):
+        for index, score in enumerate(column):
+            if score is not None:
+                texts[index].append(score.character)
+                logs[index].append(round(score.log_probability, 6))
+    for each, text, probabilities in zip(samplings, texts, logs, strict=True):
+        sample = {
+            "prompt": prompt,
+            "text": "".join(text),
+            "settings": msgspec.to_builtins(each),
+            "step": loaded.step,
+            "log_probabilities": probabilities,
+        }
+        out.write(json.dumps(sample) + "\n")
+
+
+def write_surprise(loaded: LoadedModel, tokens: TokenArray, path: Path) -> float:
+    """Write one JSON object a character into `path`, as they come; return their mean loss in nats.
+
+    Raises:
+        RequestError: the file cannot be written.
+    """
+    total = 0.0
+    scores = surprise_of_tokens(
+        loaded.model, loaded.tokenizer, tokens, loaded.config.model.block_size
+    )
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            for score in scores:
+                total -= score.log_probability
+                file.write(
+                    json.dumps(_row(score.character, score.log_probability, score.candidates))
+                )
+                file.write("\n")
+    except OSError as error:
+        raise RequestError(f"Cannot write {path}: {error.strerror}.") from None
+    return total / max(1, len(tokens))
+
+
+def _row(
+    character: str, log_probability: float, candidates: tuple[tuple[str, float], ...]
+) -> dict[str, object]:
+    return {
+        "character": character,
+        "log_probability": round(log_probability, 6),
+        "candidates": [[other, round(value, 6)] for other, value in candidates],
+    }
