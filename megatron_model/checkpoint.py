@@ -22,7 +22,7 @@ from megatron_model.architectures import build_model
 from megatron_model.config import RunConfig, SamplingConfig, config_from_builtins
 from megatron_model.device import choose_device
 from megatron_model.errors import RequestError
-from megatron_model.files import whole_folder, write_atomically
+from megatron_model.files import is_unharmed, whole_folder, write_atomically
 from megatron_model.run_folder import MODEL_FILE, TRAINING_FILE
 from megatron_model.sampling import generate_stream
 from megatron_model.text import safe
@@ -56,6 +56,38 @@ class TrainingState:
     numbers: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """All that goes into a checkpoint."""
+
+    weights: dict[str, Tensor]
+    tokenizer: CharTokenizer
+    config: RunConfig
+    training: TrainingState
+
+    @property
+    def size(self) -> int:
+        """Bytes of its tensors."""
+        tensors = [*self.weights.values(), *self.training.tensors.values()]
+        return sum(value.numel() * value.element_size() for value in tensors)
+
+    def copy(self) -> Snapshot:
+        """Return a copy on the host that training cannot reach."""
+        state = TrainingState(_copies(self.training.tensors), dict(self.training.numbers))
+        return Snapshot(_copies(self.weights), self.tokenizer, self.config, state)
+
+
+def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
+
+
+def take_snapshot(
+    model: nn.Module, tokenizer: CharTokenizer, config: RunConfig, training: TrainingState
+) -> Snapshot:
+    """Return what a checkpoint of now consists of; it shares its tensors with the model."""
+    return Snapshot(model.state_dict(), tokenizer, config, training)
+
+
 def save_checkpoint(
     path: Path,
     *,
@@ -73,38 +105,24 @@ def save_checkpoint(
         config: what was asked of the run.
         training: the trainer's state; ``numbers`` has ``step`` and ``val_loss``.
     """
-    with whole_folder(path) as folder:
-        save_model_file(
-            folder / MODEL_FILE,
-            model=model,
-            tokenizer=tokenizer,
-            config=config,
-            step=int(training.numbers["step"]),
-            val_loss=training.numbers["val_loss"],
-        )
-        _save_tensors(folder / TRAINING_TENSORS_FILE, training.tensors)
-        (folder / TRAINING_FILE).write_text(
-            json.dumps(training.numbers, indent=2), encoding="utf-8"
-        )
+    write_checkpoint(path, take_snapshot(model, tokenizer, config, training))
 
 
-def save_model_file(
-    path: Path,
-    *,
-    model: nn.Module,
-    tokenizer: CharTokenizer,
-    config: RunConfig,
-    step: int,
-    val_loss: float | None,
-) -> None:
-    """Write weights, configuration and vocabulary into one `.safetensors` file."""
+def write_checkpoint(path: Path, snapshot: Snapshot) -> None:
+    """Write a snapshot into the checkpoint folder `path`, whole or not at all."""
+    numbers = snapshot.training.numbers
     about = {
-        "config": msgspec.to_builtins(config),
-        "vocabulary": tokenizer.vocabulary,
-        "step": step,
-        "val_loss": val_loss,
+        "config": msgspec.to_builtins(snapshot.config),
+        "vocabulary": snapshot.tokenizer.vocabulary,
+        "step": int(numbers["step"]),
+        "val_loss": numbers["val_loss"],
     }
-    _save_tensors(path, model.state_dict(), metadata={_METADATA_KEY: json.dumps(about)})
+    with whole_folder(path) as folder:
+        _save_tensors(
+            folder / MODEL_FILE, snapshot.weights, metadata={_METADATA_KEY: json.dumps(about)}
+        )
+        _save_tensors(folder / TRAINING_TENSORS_FILE, snapshot.training.tensors)
+        (folder / TRAINING_FILE).write_text(json.dumps(numbers, indent=2), encoding="utf-8")
 
 
 def _save_tensors(
@@ -134,8 +152,9 @@ def load_model(path: Path, device: str = "auto") -> LoadedModel:
         tokenizer = CharTokenizer.from_vocabulary(about["vocabulary"])
         step = int(about["step"])
         val_loss = None if about["val_loss"] is None else float(about["val_loss"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RequestError(f"{where} does not describe a model: {safe(str(error))}") from None
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        reason = safe(str(error), one_line=True)
+        raise RequestError(f"{where} does not describe a model: {reason}") from None
     target = choose_device(device)
     # On the meta device nothing is allocated: a header that promises terabytes costs nothing.
     with torch.device("meta"):
@@ -145,6 +164,8 @@ def load_model(path: Path, device: str = "auto") -> LoadedModel:
     except (OSError, SafetensorError) as error:
         raise RequestError(f"{where} is damaged: {safe(str(error))}.") from None
     _check_shapes(where, expected, weights)
+    if not all(bool(value.isfinite().all()) for value in weights.values()):
+        raise RequestError(f"{where} has weights that are no finite numbers.")
     model = build_model(config.model, tokenizer.vocab_size)
     model.load_state_dict(weights)
     model.to(target).eval()
@@ -158,9 +179,11 @@ def load_training(path: Path) -> TrainingState:
         RequestError: it is missing or damaged.
     """
     try:
+        for name in (TRAINING_FILE, TRAINING_TENSORS_FILE):
+            _check_sum(path / name)
         numbers = json.loads((path / TRAINING_FILE).read_text(encoding="utf-8"))
         tensors = load_file(path / TRAINING_TENSORS_FILE)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise RequestError(f"{safe(str(path))} is damaged: {safe(str(error))}.") from None
     return TrainingState(tensors, numbers)
 
@@ -172,20 +195,26 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         RequestError: the file is missing or damaged.
     """
     try:
+        _check_sum(path / MODEL_FILE)
         return load_file(path / MODEL_FILE)
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise RequestError(
             f"{safe(str(path / MODEL_FILE))} is damaged: {safe(str(error))}."
         ) from None
 
 
-def save_plain_weights(path: Path, weights: dict[str, Tensor]) -> None:
+def _check_sum(path: Path) -> None:
+    if not is_unharmed(path):
+        raise ValueError(f"{path.name} is not what was saved (its checksum differs)")
+
+
+def save_plain_weights(path: Path, weights: dict[str, Tensor], *, mode: int = 0o600) -> None:
     """Write a plain state dict for ``torch.load``, whole or not at all."""
     import io
 
     buffer = io.BytesIO()
     torch.save(weights, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue(), mode=mode)
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
@@ -201,7 +230,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         ) from None
     try:
         about = json.loads(metadata[_METADATA_KEY])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         raise RequestError(
             f"{where} carries no configuration and vocabulary; it was not written by this program."
         ) from None

@@ -16,6 +16,7 @@ from megatron_model import __version__
 from megatron_model.config import SamplingConfig
 from megatron_model.errors import RequestError, nearest
 from megatron_model.presets import PRESETS
+from megatron_model.process import wait_without_spinning
 from megatron_model.settings import fields_of
 from megatron_model.text import safe
 
@@ -53,6 +54,12 @@ def build_parser() -> _Parser:
         "corpus", metavar="CORPUS", nargs="?", help="default: the run's own corpus"
     )
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+    evaluate.add_argument(
+        "--surprise",
+        type=Path,
+        metavar="FILE",
+        help="write the log probability of each validation character, one JSON object a line",
+    )
     check = verbs.add_parser("preflight", parents=[common], help="what a run will cost")
     check.add_argument("corpus", metavar="CORPUS", help=_CORPUS_HELP)
     _add_configuration(check)
@@ -62,8 +69,13 @@ def build_parser() -> _Parser:
     export = verbs.add_parser("export", parents=[common], help="write a model's weights to a file")
     export.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
     export.add_argument("output", metavar="OUT.{pt,safetensors}", type=Path)
+    tell = verbs.add_parser("tell", parents=[common], help="command a run that is in training")
+    tell.add_argument("run", metavar="RUN", help="a run's name or folder")
+    tell.add_argument("command", choices=COMMANDS, help="what its trainer is to do")
     return parser
 
+
+COMMANDS = ("pause", "resume", "save", "evaluate", "sample", "stop")
 
 _CORPUS_HELP = "a text file, a folder of text files, or builtin:NAME"
 _MODEL_HELP = "a run's name or folder, a checkpoint folder, or a .safetensors file"
@@ -87,6 +99,11 @@ def _add_train(verbs: argparse._SubParsersAction, common: _Parser) -> None:  # t
     train = verbs.add_parser("train", parents=[common], help="train a model, or go on with a run")
     train.add_argument("corpus", metavar="CORPUS", nargs="?", help=_CORPUS_HELP)
     train.add_argument("--resume", metavar="RUN", help="go on with this run instead of a new one")
+    train.add_argument(
+        "--take-over",
+        action="store_true",
+        help="with --resume: ask the process that trains the run to let it go, then go on",
+    )
     _add_configuration(train)
     train.add_argument("--name", help="name of the run (default: corpus and preset)")
     train.add_argument(
@@ -98,7 +115,19 @@ def _add_train(verbs: argparse._SubParsersAction, common: _Parser) -> None:  # t
 def _add_sample(verbs: argparse._SubParsersAction, common: _Parser) -> None:  # type: ignore[type-arg]
     sample = verbs.add_parser("sample", parents=[common], help="write text with a model")
     sample.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
-    sample.add_argument("--prompt", default="", help="text to go on from")
+    sample.add_argument("--prompt", default="", help="text to go on from; - reads it from stdin")
+    sample.add_argument(
+        "--num-samples",
+        type=int,
+        default=1,
+        metavar="N",
+        help="texts written at once; their seeds count up. Default 1.",
+    )
+    sample.add_argument(
+        "--jsonl",
+        action="store_true",
+        help="print one JSON object a sample, with the log probability of each character",
+    )
     sample.add_argument(
         "--latest", action="store_true", help="a run's newest weights, not its best"
     )
@@ -113,7 +142,7 @@ def _add_sample(verbs: argparse._SubParsersAction, common: _Parser) -> None:  # 
             dest=field.name,
             metavar=field.name[0].upper(),
             default=str(field.default),
-            help=f"{field.description} Default {field.default}.",
+            help=f"{field.description} Default {field.default or repr(field.default)}.",
         )
 
 
@@ -135,6 +164,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main() -> NoReturn:
     """Run one verb and end the process with its status."""
+    wait_without_spinning()
     try:
         options = parse(sys.argv[1:])
         from megatron_model import commands

@@ -1,4 +1,4 @@
-"""The verbs of the command line. With cli.py, the only place in this package that prints.
+"""The verbs of the command line. With cli.py and headless.py, all that prints here.
 
 ``--json`` puts exactly the event lines on stdout; everything for people goes to stderr.
 """
@@ -8,24 +8,20 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 import msgspec
 
-from megatron_model import events
+from megatron_model.command_folder import CommandFolder
 from megatron_model.config import RunConfig, SamplingConfig, config_from_toml, with_settings
-from megatron_model.control import Control
 from megatron_model.corpus import find_corpus
 from megatron_model.errors import RequestError
-from megatron_model.events import RECORDED, Event, encode_event
-from megatron_model.presets import get_preset
+from megatron_model.headless import follow, say
+from megatron_model.presets import fitted, get_preset
 from megatron_model.run_folder import (
-    FINAL_WEIGHTS_FILE,
     RunFolder,
     default_runs_dir,
     find_model,
@@ -46,13 +42,9 @@ def run(options: argparse.Namespace) -> int:
         "preflight": preflight,
         "runs": runs,
         "export": export,
+        "tell": tell,
     }
     return verbs[options.verb](options)
-
-
-def _say(text: str) -> None:
-    # One line, but with its columns: `safe` would fold their spaces too.
-    print(safe(text).replace("\n", " "), file=sys.stderr, flush=True)
 
 
 def _runs_dir(options: argparse.Namespace) -> Path:
@@ -80,10 +72,13 @@ def _configuration(options: argparse.Namespace) -> tuple[str, RunConfig]:
     config = get_preset(name).config if name else RunConfig()
     if options.config:
         config = config_from_toml(options.config, base=config)
-    changes = _changes(options)
-    if options.corpus:
-        changes["data.corpus"] = options.corpus
-    return name or options.config.stem, with_settings(config, changes)
+    # A resume may start in another folder.
+    source = find_corpus(options.corpus)
+    changes = {**_changes(options), "data.corpus": source.location}
+    config = with_settings(config, changes)
+    if not options.config:
+        config = fitted(config, source.size, changes.keys())
+    return name or options.config.stem, config
 
 
 def default_preset() -> str:
@@ -96,6 +91,8 @@ def default_preset() -> str:
 def train(options: argparse.Namespace) -> int:
     """Train a new run, or go on with one."""
     runs_dir = _runs_dir(options)
+    if options.take_over and not options.resume:
+        raise RequestError("--take-over needs the run to take over: --resume RUN.")
     if options.resume and options.corpus:
         raise RequestError("--resume goes on with a run's own corpus; leave CORPUS out.")
     if options.resume:
@@ -108,105 +105,57 @@ def train(options: argparse.Namespace) -> int:
         changed = with_settings(folder.config, changes) if changes else None
     elif options.corpus:
         preset, config = _configuration(options)
-        source = find_corpus(config.data.corpus)
-        # A resume may start in another folder.
-        config = with_settings(config, {"data.corpus": source.location})
-        name = (
-            options.name
-            if options.name is not None
-            else free_name(runs_dir, f"{source.name}-{preset}")
-        )
+        name = options.name
+        if name is None:
+            name = free_name(runs_dir, f"{find_corpus(options.corpus).name}-{preset}")
         folder, changed = RunFolder.create(runs_dir, name, config), None
     else:
         raise RequestError(
             "train needs a CORPUS (a text file, a folder, builtin:NAME) or --resume RUN."
         )
-    return _follow(folder, changed, json_lines=options.json)
+    return follow(folder, changed, json_lines=options.json, take_over=options.take_over)
 
 
-def _follow(folder: RunFolder, config: RunConfig | None, *, json_lines: bool) -> int:
-    """Train the run in `folder`, print what happens, and return the exit status."""
-    from megatron_model.runner import run_training
-
-    control = Control()
-    received: list[int] = []
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        control.put("stop")
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    status = 0
-    for event in run_training(folder, control, config=config):
-        if json_lines and isinstance(event, RECORDED):
-            sys.stdout.buffer.write(encode_event(event))
-            sys.stdout.buffer.flush()
-        if isinstance(event, events.RunStarted):  # before it the request may still be refused
-            _say(f"run {folder.name} in {folder.path}")
-        line = _line(event)
-        if line:
-            _say(line)
-        if isinstance(event, events.RunFailed):
-            status = 1
-    if status == 0:
-        _say(f"weights: {folder.path / FINAL_WEIGHTS_FILE}")
-    return 128 + received[0] if received and status == 0 else status
-
-
-def _line(event: Event) -> str:
-    """Return one line for people about an event, or nothing."""
-    match event:
-        case events.RunStarted():
-            verb = f"resumed at step {event.step:,}" if event.step else "started"
-            return (
-                f"{verb}: {event.parameters:,} parameters on {event.device} in {event.precision}, "
-                f"{event.characters:,} characters, {event.vocabulary_size} of them different"
-            )
-        case events.StepFinished():
-            return (
-                f"step {event.step:>7,}  loss {event.train_loss:.4f}  "
-                f"{event.tokens_per_second:,.0f} characters/s  {event.elapsed_seconds:.1f} s"
-            )
-        case events.Evaluated():
-            return (
-                f"step {event.step:>7,}  validation {event.val_loss:.4f} "
-                f"({event.bits_per_character:.4f} bits per character)"
-            )
-        case events.CheckpointSaved():
-            return f"step {event.step:>7,}  saved {event.path}"
-        case events.RunFinished():
-            return f"{event.reason} at step {event.step:,} after {event.elapsed_seconds:.1f} s"
-        case events.RunFailed():
-            return f"failed at step {event.step:,}: {event.error}"
-        case _:
-            return ""
+def tell(options: argparse.Namespace) -> int:
+    """Ask whichever process trains a run for something."""
+    folder = find_run(options.run, _runs_dir(options))
+    if not folder.is_active():
+        raise RequestError(f'No process trains the run "{safe(folder.name)}" now.')
+    CommandFolder(folder.path).send(options.command)
+    return 0
 
 
 def sample(options: argparse.Namespace) -> int:
     """Write text; stdout gets the text alone."""
+    if options.num_samples < 1:
+        raise RequestError(f"--num-samples is {options.num_samples}; it must be at least 1.")
     asked = {f.name: f.parse(getattr(options, f.name)) for f in fields_of(SamplingConfig)}
     sampling = msgspec.structs.replace(SamplingConfig(), **asked)
     path = find_model(
         options.model, _runs_dir(options), which="latest" if options.latest else "best"
     )
     from megatron_model.checkpoint import load_model
+    from megatron_model.writing import read_prompt, write_json_lines, write_texts
 
     loaded = load_model(path)
-    prompt = options.prompt
+    prompt = read_prompt(options.prompt)
     if options.drop_unknown:
         prompt = loaded.tokenizer.drop_unknown(prompt)
-    stream = loaded.stream(prompt, sampling)
+    if options.jsonl:
+        write_json_lines(loaded, prompt, sampling, options.num_samples, sys.stdout)
+        return 0
     # A corpus may hold escape sequences, and a model learns them: a terminal gets none of them, a
     # file or a pipe gets the text as it is.
-    shown: Callable[[str], str] = safe if sys.stdout.isatty() else str
-    first = next(stream, "")
-    sys.stdout.write(shown(prompt + first))
-    for character in stream:
-        sys.stdout.write(shown(character))
-        if sys.stdout.isatty():
-            sys.stdout.flush()
-    sys.stdout.write("\n")
+    terminal = sys.stdout.isatty()
+    write_texts(
+        loaded,
+        prompt,
+        sampling,
+        options.num_samples,
+        sys.stdout,
+        shown=safe if terminal else str,
+        flush=terminal,
+    )
     return 0
 
 
@@ -225,6 +174,10 @@ def evaluate(options: argparse.Namespace) -> int:
     prepared = prepare_now(source, data.encoding if options.corpus is None else "auto")
     _, validation = split(prepared, data.validation_fraction, loaded.config.model.block_size)
     validation = retokenize(prepared, loaded.tokenizer.vocabulary)[-len(validation) :]
+    if options.surprise:
+        from megatron_model.writing import write_surprise
+
+        write_surprise(loaded, validation, options.surprise)
     loss = evaluate_loss(
         loaded.model,
         validation,
@@ -279,7 +232,7 @@ def preflight(options: argparse.Namespace) -> int:
     for name, value in rows:
         print(f"{name:<18} {value}")
     for text in result.problems + result.warnings:
-        _say(text)
+        say(text)
     return 0
 
 
@@ -323,11 +276,11 @@ def export(options: argparse.Namespace) -> int:
     loaded = load_model(path, device="cpu")
     try:
         if output.suffix == ".pt":
-            save_plain_weights(output, loaded.model.state_dict())
+            save_plain_weights(output, loaded.model.state_dict(), mode=0o666)
         else:
-            write_atomically(output, path.read_bytes())
+            write_atomically(output, path.read_bytes(), mode=0o666)
     except OSError as error:
         raise RequestError(f"Cannot write {output}: {error.strerror}.") from None
     loss = loaded.val_loss if loaded.val_loss is not None else math.nan
-    _say(f"wrote {output} (step {loaded.step:,}, validation loss {loss:.4f})")
+    say(f"wrote {output} (step {loaded.step:,}, validation loss {loss:.4f})")
     return 0

@@ -136,7 +136,7 @@ def library_update(
 ) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return the step from inputs, targets and rates to the loss and the gradient norm.
 
-    Model and optimizer are updated in place.
+    Model and optimizer are updated in place, unless one of the two is no finite number.
     """
     run = library.load()
     names = [name for name, _ in model.named_parameters()]
@@ -146,6 +146,8 @@ def library_update(
         state = optimizer.state_tensors()
         parameters = [value.detach() for value in model.parameters()]
         result = run([*parameters, *state.values(), *buffers, inputs, targets, rates])
+        if not math.isfinite(float(result[-2]) + float(result[-1])):
+            return result[-2], result[-1]
         new = dict(zip(names, result[: len(names)], strict=True))
         optimizer.take(new, dict(zip(state, result[len(names) : -2], strict=True)))
         return result[-2], result[-1]

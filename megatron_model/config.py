@@ -132,6 +132,13 @@ class TrainingConfig(Settings, frozen=True, kw_only=True):
             low=0,
         ),
     ] = 0.0
+    when_diverged: Annotated[
+        Literal["return", "stop"],
+        setting(
+            "After several steps in a row without a finite loss: return to the last checkpoint "
+            "with half the learning rate, or stop."
+        ),
+    ] = "return"
     log_every: Annotated[int, setting("Steps between loss reports.", unit="steps", low=1)] = 100
     evaluate_every: Annotated[
         int, setting("Steps between validations, each with a sample.", unit="steps", low=1)

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import queue
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Command: TypeAlias = Literal["pause", "resume", "save", "evaluate", "sample", "stop"]
+
+@dataclass(frozen=True)
+class Change:
+    """Another value for a setting of the run in training; see live_settings.py."""
+
+    key: str
+    value: int | float
+
+
+Command: TypeAlias = (
+    Literal["pause", "resume", "save", "evaluate", "sample", "stop", "abort", "release"] | Change
+)
+"""``stop`` saves and ends, ``abort`` ends at once; what was not saved is lost.
+``release`` saves and lets the run go, for another process that waits to train it."""
 
 
 class Control:

@@ -14,6 +14,10 @@ class RunFailedError(RuntimeError):
     """Training cannot go on; the message says why and what to do."""
 
 
+class DivergedError(RunFailedError):
+    """Too many steps in a row had a loss or a gradient that is no finite number."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean "x"?`` for the known word closest to `word`, or the empty string."""
     match = get_close_matches(word, list(known), n=1, cutoff=0.5)

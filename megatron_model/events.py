@@ -45,6 +45,18 @@ class RunStarted(Event, frozen=True, kw_only=True):
     block_size: int = 0
     unigram_entropy: float | None = None
     """Nats per character of the best guess that ignores context: a model must get below it."""
+    trigram_entropy: float | None = None
+    """Nats per character of counting what follows two characters; None where it is not known."""
+    sequence_length: int = 0
+    """Characters of a training sequence; 0 in old logs: the whole block."""
+    evaluate_every: int = 0
+    checkpoint_every: int = 0
+    flops_per_character: float | None = None
+    matrix_rate: float | None = None
+    """Floating-point operations a second that this device reached in plain matrix products."""
+    parent: str = ""
+    """Name of the run this one was forked from, at `parent_step`."""
+    parent_step: int = 0
     elapsed_seconds: float = 0.0
 
 
@@ -81,6 +93,8 @@ class StepFinished(Event, frozen=True, kw_only=True):
     gradient_norm: float
     tokens_per_second: float
     elapsed_seconds: float
+    data_wait: float | None = None
+    """Share of the time in which the step waited for its batch; None where nothing waits."""
 
 
 class Evaluated(Event, frozen=True, kw_only=True):
@@ -114,10 +128,26 @@ class DeviceSampled(Event, frozen=True, kw_only=True):
     peak: int
     total: int
     utilization: float | None = None
+    temperature: float | None = None
+    """Degrees Celsius."""
 
 
 class Noticed(Event, frozen=True, kw_only=True):
     """Something worth a line in the run's log: a choice made, or a thing that did not work."""
+
+    text: str
+
+
+class SettingChanged(Event, frozen=True, kw_only=True):
+    """A setting of the run was changed while it trained; `new` counts from the next step on."""
+
+    key: str
+    old: int | float
+    new: int | float
+
+
+class Alerted(Event, frozen=True, kw_only=True):
+    """Something keeps the run from going on until a person, or time, has mended it."""
 
     text: str
 
@@ -128,6 +158,12 @@ class RunPaused(Event, frozen=True, kw_only=True):
 
 class RunResumed(Event, frozen=True, kw_only=True):
     """Training goes on after a pause."""
+
+
+class RunHandedOver(Event, frozen=True, kw_only=True):
+    """This process let the run go at `step`, all of it saved; another one goes on from there."""
+
+    elapsed_seconds: float
 
 
 class RunFinished(Event, frozen=True, kw_only=True):
@@ -152,8 +188,11 @@ AnyRecorded: TypeAlias = (
     | CheckpointSaved
     | DeviceSampled
     | Noticed
+    | SettingChanged
+    | Alerted
     | RunPaused
     | RunResumed
+    | RunHandedOver
     | RunFinished
     | RunFailed
 )

@@ -108,18 +108,26 @@ class MuonOptimizer:
     """`update` with its state, applied to a model's parameters in place."""
 
     def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
-        self._config = config
+        self.config = config
         self._model = model
         self._state = initial_state(dict(model.named_parameters()))
 
     @torch.no_grad()
-    def step(self, step: int, scale: float) -> None:
-        """Do update number `step` with `scale` times the peak rates, and drop the gradients."""
+    def step(self, step: int, scale: float, sound: Tensor | None = None) -> None:
+        """Do update number `step` with `scale` times the peak rates, and drop the gradients.
+
+        Where `sound` is false nothing changes.
+        """
         parameters = dict(self._model.named_parameters())
         gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
-        rates = rates_at(self._config, step, scale)
-        new, state = update(parameters, gradients, self._state, rates, self._config.weight_decay)
-        self.take(new, state)
+        rates = rates_at(self.config, step, scale)
+        if sound is None or sound.device.type != "cpu" or bool(sound):
+            new, state = update(parameters, gradients, self._state, rates, self.config.weight_decay)
+            if sound is not None and sound.device.type != "cpu":
+                # Decided on the device, for which the host does not wait.
+                new = {k: torch.where(sound, v, parameters[k]) for k, v in new.items()}
+                state = {k: torch.where(sound, v, self._state[k]) for k, v in state.items()}
+            self.take(new, state)
         for parameter in parameters.values():
             parameter.grad = None
 

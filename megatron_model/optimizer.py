@@ -32,8 +32,14 @@ def learning_rate_scale(config: TrainingConfig, step: int, progress: float) -> f
 class Optimizer(Protocol):
     """What the trainer needs of an optimizer."""
 
-    def step(self, step: int, scale: float) -> None:
-        """Do update number `step` with `scale` times the peak rates, and drop the gradients."""
+    config: TrainingConfig
+    """Rates and weight decay of the next update; may be replaced between two."""
+
+    def step(self, step: int, scale: float, sound: Tensor | None = None) -> None:
+        """Do update number `step` with `scale` times the peak rates, and drop the gradients.
+
+        Where `sound`, a tensor of one truth value, is false nothing changes.
+        """
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the state as ``<kind>/<parameter name>``."""
@@ -51,7 +57,7 @@ class AdamW:
     """torch's AdamW (Loshchilov and Hutter 2019); matrices decay, biases and norms do not."""
 
     def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
-        self._config = config
+        self.config = config
         self._names = {parameter: name for name, parameter in model.named_parameters()}
         groups = [
             {
@@ -65,11 +71,17 @@ class AdamW:
             [group for group in groups if group["params"]], lr=config.learning_rate, fused=fused
         )
 
-    def step(self, step: int, scale: float) -> None:
+    def step(self, step: int, scale: float, sound: Tensor | None = None) -> None:
         """Do one update with `scale` times the peak rate, and drop the gradients."""
         for group in self._inner.param_groups:
-            group["lr"] = self._config.learning_rate * scale
-        self._inner.step()
+            group["lr"] = self.config.learning_rate * scale
+        if sound is not None and sound.device.type == "cuda":
+            # The fused kernel reads it on the device, as it does for a gradient scaler.
+            self._inner.grad_scale = None  # type: ignore[attr-defined]
+            self._inner.found_inf = (~sound).float()  # type: ignore[attr-defined]
+            self._inner.step()
+        elif sound is None or bool(sound):
+            self._inner.step()
         self._inner.zero_grad(set_to_none=True)
 
     def state_tensors(self) -> dict[str, Tensor]:

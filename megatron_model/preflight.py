@@ -17,6 +17,7 @@ from msgspec import Struct
 from megatron_model.architectures import count_parameters, matrix_parameters
 from megatron_model.config import RunConfig
 from megatron_model.device import DeviceInfo
+from megatron_model.measurement import Measurement
 
 MUCH_REPETITION = 40.0
 """Epochs from which a model is warned to learn its corpus by heart."""
@@ -49,6 +50,11 @@ class Preflight(Struct, frozen=True, kw_only=True):
     epochs: float | None
     seconds: float | None
     checkpoint_bytes: int
+    disk_free: int | None
+    training_characters: int | None
+    validation_characters: int | None
+    measured: bool
+    """Whether memory and time rest on steps that were really taken."""
     problems: list[str]
     warnings: list[str]
 
@@ -59,8 +65,13 @@ def preflight(
     characters: int | None = None,
     vocabulary_size: int | None = None,
     device: DeviceInfo | None = None,
+    disk_free: int | None = None,
+    measurement: Measurement | None = None,
 ) -> Preflight:
-    """Work out what `config` will cost on a corpus of `characters` on `device`."""
+    """Work out what `config` will cost on a corpus of `characters` on `device`.
+
+    A `measurement` of this configuration takes the place of the estimates of memory and time.
+    """
     vocabulary = vocabulary_size or VOCABULARY_GUESS
     model, training = config.model, config.training
     parameters = count_parameters(model, vocabulary)
@@ -71,11 +82,17 @@ def preflight(
     each = activation_bytes(config, vocabulary, device)
     micro = micro_batch_size(training.batch_size, fixed=fixed, each=each, device=device)
     activations = micro * each
-    total = fixed + activations
+    total = measurement.memory_bytes if measurement else fixed + activations
     per_step = training.batch_size * config.sequence_length
     budget = bool(training.max_seconds)
     total_characters = None if budget else per_step * training.steps
     trained_on = characters * (1 - config.data.validation_fraction) if characters else None
+    border = None if characters is None else int(characters * (1 - config.data.validation_fraction))
+    if measurement:
+        seconds: float | None = training.steps * measurement.seconds_per_step
+    else:
+        seconds = _estimated_seconds(config, per_step, vocabulary, device)
+    on_disk = (4 * parameters + optimizer) * (training.keep_checkpoints + 1)
     epochs = total_characters / trained_on if total_characters and trained_on else None
     return Preflight(
         parameters=parameters,
@@ -91,9 +108,13 @@ def preflight(
         characters_per_step=per_step,
         total_characters=total_characters,
         epochs=epochs,
-        seconds=training.max_seconds or _estimated_seconds(config, per_step, vocabulary, device),
-        checkpoint_bytes=(4 * parameters + optimizer) * (training.keep_checkpoints + 1),
-        problems=_problems(config, characters, total, device),
+        seconds=training.max_seconds or seconds,
+        checkpoint_bytes=on_disk,
+        disk_free=disk_free,
+        training_characters=border,
+        validation_characters=None if characters is None else characters - (border or 0),
+        measured=measurement is not None,
+        problems=_problems(config, characters, total, device) + _disk_problem(on_disk, disk_free),
         warnings=_warnings(config, epochs, micro),
     )
 
@@ -173,6 +194,15 @@ def _problems(
                 f"{config.model.block_size:,} needs more. Choose a longer text or a smaller block."
             )
     return problems
+
+
+def _disk_problem(needed: int, free: int | None) -> list[str]:
+    if free is None or needed <= free:
+        return []
+    return [
+        f"Checkpoints take {needed / 2**30:.1f} GiB of disk, {free / 2**30:.1f} GiB are free: "
+        "lower training.keep_checkpoints, or make room."
+    ]
 
 
 def _warnings(config: RunConfig, epochs: float | None, micro: int) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
+import threading
 
 # The numbers of malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
@@ -22,6 +24,17 @@ def wait_without_spinning() -> None:
     """
     os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     os.environ.setdefault("KMP_BLOCKTIME", "0")
+
+
+def yield_to_other_threads(by: int = 10) -> None:
+    """Let the threads of this process that draw and listen go before the calling one.
+
+    Niceness is per thread on Linux, and the threads that torch starts later inherit it. It costs
+    nothing while nobody else wants the core.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), by)
 
 
 def keep_freed_memory() -> None:

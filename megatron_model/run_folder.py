@@ -7,22 +7,20 @@ trains a run at a time: it holds a kernel lock that dies with it.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import re
 import shutil
 import time
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 
 from msgspec import Struct
 
+from megatron_model import run_lock
 from megatron_model.config import RunConfig, config_from_builtins, config_to_toml
 from megatron_model.errors import RequestError, nearest
-from megatron_model.events import Event, decode_event, encode_event
+from megatron_model.events import Event, decode_event
 from megatron_model.files import write_atomically
 from megatron_model.run_state import RunState, Status
 from megatron_model.text import safe
@@ -34,6 +32,13 @@ MODEL_FILE = "model.safetensors"
 TRAINING_FILE = "training.json"
 LOCK_FILE = "lock"
 FINAL_WEIGHTS_FILE = "megatron_trained_model.pt"
+
+HAND_OVER_SECONDS = 60.0
+"""How long a run that was handed over may be without a trainer before it counts as interrupted."""
+
+CREATED = "%Y-%m-%dT%H:%M:%SZ"
+
+_PIECE = 1 << 20
 
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
 
@@ -119,12 +124,18 @@ class RunFolder:
 
     def write_config(self, config: RunConfig, *, fingerprint: str) -> None:
         """Write run.toml whole: the configuration, the corpus's fingerprint and the versions."""
+        from importlib import metadata  # slow to import, and rarely needed
+
         import tomlkit
 
         document = tomlkit.parse(config_to_toml(config))
         run = tomlkit.table()
         run.add("name", self.name)
-        run.add("created", self._created() or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        before = self._about()
+        run.add("created", before.get("created") or time.strftime(CREATED, time.gmtime()))
+        for key in ("parent", "parent_step"):
+            if key in before:
+                run.add(key, before[key])
         run.add("corpus_fingerprint", fingerprint)
         versions = tomlkit.inline_table()
         for package in ("megatron-tui", "torch"):
@@ -134,11 +145,17 @@ class RunFolder:
         document.add("run", run)
         write_atomically(self.path / RUN_FILE, tomlkit.dumps(document).encode())
 
-    def _created(self) -> str | None:
+    @property
+    def parent(self) -> tuple[str, int] | None:
+        """Name of the run this one was forked from, and the step at which; see fork.py."""
+        name, step = self._about().get("parent"), self._about().get("parent_step")
+        return (name, step) if isinstance(name, str) and isinstance(step, int) else None
+
+    def _about(self) -> dict[str, object]:
         try:
-            return str(self._read_toml().get("run", {}).get("created") or "") or None
+            return self._read_toml().get("run", {})
         except RequestError:
-            return None
+            return {}
 
     def _read_toml(self) -> dict[str, dict[str, object]]:
         import tomlkit
@@ -166,40 +183,62 @@ class RunFolder:
         """Fingerprint of the corpus the run began with, empty before it was prepared."""
         return str(self._read_toml().get("run", {}).get("corpus_fingerprint", ""))
 
-    def read_events(self, offset: int = 0) -> tuple[list[Event], int]:
-        """Return the events in whole lines from byte `offset`, and the offset to go on from."""
+    def read_events(self, offset: int = 0, limit: int = -1) -> tuple[list[Event], int]:
+        """Return the events in whole lines from byte `offset`, and the offset to go on from.
+
+        About `limit` bytes are read at most; one line is read whole however long it is.
+        """
         try:
-            with self.events_path.open("rb") as file:
+            # Not blocking: a pipe in place of the log must not hold up whoever looks at the run.
+            descriptor = os.open(self.events_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(descriptor, "rb") as file:
                 file.seek(offset)
-                data = file.read()
-        except FileNotFoundError:
+                data = file.read(limit)
+                if limit > 0 and b"\n" not in data:
+                    data += file.readline()
+        except OSError:
             return [], offset
         end = data.rfind(b"\n") + 1
         found = [decode_event(line) for line in data[:end].splitlines()]
         return [event for event in found if event is not None], offset + end
 
+    def fold(self) -> tuple[RunState, int]:
+        """Fold the whole log, a piece at a time; return the state and the offset to go on from."""
+        state, offset = RunState(), 0
+        while True:
+            events, end = self.read_events(offset, limit=_PIECE)
+            for event in events:
+                state.apply(event)
+            if end == offset:
+                return state, offset
+            offset = end
+
     def state(self) -> RunState:
         """Fold the whole log."""
-        state = RunState()
-        for event in self.read_events()[0]:
-            state.apply(event)
-        return state
+        return self.fold()[0]
 
     def status(self, state: RunState) -> Status:
         """Return the run's status: one that goes on without a living trainer is interrupted."""
-        if state.running and not self.is_active():
+        if state.running and not self.is_alive(state):
             return "interrupted"
         return state.status
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return the whole checkpoints, oldest first."""
         found = []
-        with contextlib.suppress(FileNotFoundError):
+        if self.leads_out:
+            return []
+        with contextlib.suppress(OSError):
             for path in (self.path / CHECKPOINTS).iterdir():
                 match = _CHECKPOINT_NAME.fullmatch(path.name)
-                if match and (path / MODEL_FILE).is_file():
+                if match and not path.is_symlink() and (path / MODEL_FILE).is_file():
                     found.append(Checkpoint(int(match[1]), path, _val_loss(path)))
         return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+    @property
+    def leads_out(self) -> bool:
+        """Whether the checkpoints are somewhere else, where nothing of ours is to be deleted."""
+        return (self.path / CHECKPOINTS).is_symlink()
 
     def latest_checkpoint(self) -> Checkpoint | None:
         """Return the checkpoint of the highest step."""
@@ -228,32 +267,31 @@ class RunFolder:
         """Hold the run for training.
 
         Raises:
-            RequestError: another process trains it.
+            RequestError: another process trains it, or the folder cannot be written.
         """
-        descriptor = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        run_lock.check_elsewhere(self.path / LOCK_FILE, self.events_path, self.name)
         try:
-            deadline = time.monotonic() + 1.0
-            # Somebody who only asks `is_active` holds the lock for an instant.
-            while not _try_lock(descriptor):
-                if time.monotonic() > deadline:
+            with run_lock.hold(self.path / LOCK_FILE) as held:
+                if not held:
                     raise RequestError(
                         f'The run "{self.name}" is being trained by another process.'
                     )
-                time.sleep(0.02)
-            yield
-        finally:
-            os.close(descriptor)
+                yield
+        except OSError as error:
+            if error.filename != str(self.path / LOCK_FILE):
+                raise
+            raise RequestError(
+                f"Cannot write {safe(str(error.filename))}: {error.strerror}."
+            ) from None
 
     def is_active(self) -> bool:
         """Whether a living process trains this run."""
-        try:
-            descriptor = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            return not _try_lock(descriptor)
-        finally:
-            os.close(descriptor)
+        return run_lock.is_held(self.path / LOCK_FILE)
+
+    def is_alive(self, state: RunState) -> bool:
+        """Whether the run goes on: it is trained, or was handed over a moment ago."""
+        between = state.handed_over and abs(time.time() - state.last_time) < HAND_OVER_SECONDS
+        return self.is_active() or between
 
     def delete(self) -> None:
         """Delete the run and everything in its folder.
@@ -267,35 +305,6 @@ class RunFolder:
         if self.path.is_symlink():
             raise RequestError(f'"{self.name}" is a link; delete what it points to by hand.')
         shutil.rmtree(self.path)
-
-
-class EventLog:
-    """Appends events to a run's log; a line torn by a crash is cut off first."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self._path = folder.events_path
-        self._descriptor = os.open(
-            folder.events_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
-        size = os.fstat(self._descriptor).st_size
-        whole = _whole_lines(self._descriptor, size)
-        if whole < size:
-            os.ftruncate(self._descriptor, whole)
-
-    def append(self, event: Event, *, sync: bool = False) -> None:
-        """Write one line in one call; `sync` waits until it is on disk."""
-        line = encode_event(event)
-        written = os.write(self._descriptor, line)
-        if written < len(line):
-            # The disk is full; a part of a line would spoil the next one too.
-            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
-        if sync:
-            os.fsync(self._descriptor)
-
-    def close(self) -> None:
-        """Close the log; nothing is buffered."""
-        os.close(self._descriptor)
 
 
 def list_runs(runs_dir: Path) -> list[RunFolder]:
@@ -373,26 +382,7 @@ def find_model(spec: str, runs_dir: Path, *, which: str = "best") -> Path:
 def _val_loss(checkpoint: Path) -> float | None:
     try:
         value = json.loads((checkpoint / TRAINING_FILE).read_text(encoding="utf-8"))["val_loss"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return float(value) if isinstance(value, (int, float)) else None
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _whole_lines(descriptor: int, size: int) -> int:
-    """Return the length of the file up to and including its last line feed."""
-    end = size
-    while end > 0:
-        start = max(0, end - 65536)
-        found = os.pread(descriptor, end - start, start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
+    good = isinstance(value, (int, float)) and abs(value) < 1e300
+    return float(value) if good else None

@@ -11,8 +11,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from msgspec.structs import replace
+
 from megatron_model import events
 from megatron_model.events import Event, Phase
+from megatron_model.phase_clock import PhaseClock, occasions
 
 Status: TypeAlias = Literal["new", "running", "paused", "finished", "failed", "interrupted"]
 
@@ -109,11 +112,18 @@ class RunState:
         default_factory=lambda: deque(maxlen=SAMPLES_LIMIT)
     )
     last_checkpoint_step: int | None = None
+    data_wait: float | None = None
+    """Share of the time of the latest report in which the steps waited for their batches."""
     log: deque[LogLine] = field(default_factory=lambda: deque(maxlen=LOG_LIMIT))
     error: str | None = None
     finish_reason: str | None = None
+    handed_over: bool = False
+    """Whether one process let the run go and the next has not begun yet."""
     phase_progress: float | None = None
     """Share of the phase at hand that is done, where that is known."""
+    clock: PhaseClock = field(default_factory=PhaseClock)
+    changes: list[events.SettingChanged] = field(default_factory=list)
+    """The settings that were changed while the run trained, in order."""
 
     @property
     def running(self) -> bool:
@@ -122,14 +132,36 @@ class RunState:
 
     @property
     def remaining_seconds(self) -> float | None:
-        """Seconds of training left, by the pace since this session began; None until known."""
+        """Seconds of training left, by the pace of this session and what interrupts it.
+
+        None until the pace is known.
+        """
         if self.started is None or not self.running:
             return None
         if self.started.max_seconds:
             return max(0.0, self.started.max_seconds - self.elapsed_seconds)
-        done = self.step - self.first_step
-        spent = self.elapsed_seconds - self.first_elapsed
-        return (self.started.steps - self.step) * spent / done if done > 0 and spent > 0 else None
+        pace = self.clock.pace(self.step, self.elapsed_seconds)
+        if pace is None:
+            return None
+        step, steps = self.step, self.started.steps
+        evaluations = occasions(self.started.evaluate_every, step, steps)
+        saves = occasions(self.started.checkpoint_every, step, steps)
+        at_hand = self.clock.phase
+        rest = self.clock.cost(at_hand) if at_hand not in (None, "training") else 0.0
+        return (
+            max(0, steps - step) * pace
+            + evaluations * self.clock.cost("evaluating", "sampling")
+            + saves * self.clock.cost("saving")
+            + rest * (1.0 - (self.phase_progress or 0.0))
+        )
+
+    @property
+    def characters_per_step(self) -> int:
+        """Characters that one step learns from; 0 while that is not known."""
+        started = self.started
+        return (
+            started.batch_size * (started.sequence_length or started.block_size) if started else 0
+        )
 
     @property
     def progress(self) -> float:
@@ -148,6 +180,7 @@ class RunState:
                 self._start(event)
             case events.PhaseChanged(phase=phase):
                 self.phase, self.phase_progress = phase, None
+                self.clock.turn(phase, event.time)
             case events.CorpusProgress(done=done, total=total):
                 self.phase_progress = done / total if total else 1.0
             case events.WorkProgress(share=share):
@@ -168,11 +201,21 @@ class RunState:
                 self.memory.append(event.step, self.elapsed_seconds, float(event.used))
             case events.Noticed(text=text):
                 self._say(event, "warning", text)
+            case events.Alerted(text=text):
+                self._say(event, "error", text)
+            case events.RunHandedOver(step=step, elapsed_seconds=seconds):
+                self.status, self.phase, self.handed_over = "running", "loading", True
+                self.step, self.elapsed_seconds = step, seconds
+                self._say(event, "info", f"handed over at step {step:,} to another process")
+            case events.SettingChanged():
+                self._change(event)
             case events.RunPaused():
                 self.status, self.phase = "paused", "paused"
+                self.clock.pause(event.time)
                 self._say(event, "info", f"paused at step {event.step:,}")
             case events.RunResumed():
-                self.status, self.phase = "running", "training"
+                self.clock.resume(event.time)
+                self.status, self.phase = "running", self.clock.phase or "training"
                 self._say(event, "info", "training goes on")
             case events.RunFinished():
                 self.status, self.phase, self.step = "finished", None, event.step
@@ -187,9 +230,11 @@ class RunState:
     def _start(self, event: events.RunStarted) -> None:
         self.status, self.phase, self.started = "running", "training", event
         self.error = self.finish_reason = self.phase_progress = None
+        self.handed_over = False
         self._rewind(event.step)
         self.step = self.first_step = event.step
         self.elapsed_seconds = self.first_elapsed = event.elapsed_seconds
+        self.clock.start(event.step, event.elapsed_seconds)
         resumed = f"resumed at step {event.step:,}" if event.step else "training began"
         self._say(event, "info", f"{resumed} on {event.device}, {event.parameters:,} parameters")
 
@@ -200,11 +245,25 @@ class RunState:
             series.cut(step)
         while self.samples and self.samples[-1].step > step:
             self.samples.pop()
+        while self.changes and self.changes[-1].step > step:
+            self.changes.pop()
         pairs = zip(self.val_loss.values, self.val_loss.steps, strict=True)
         self.best_val_loss, self.best_step = min(pairs, default=(None, None))
 
+    def _change(self, event: events.SettingChanged) -> None:
+        self.changes.append(event)
+        if self.started is not None and event.key == "training.steps":
+            self.started = replace(self.started, steps=int(event.new))
+        if self.started is not None and event.key == "training.max_seconds":
+            self.started = replace(self.started, max_seconds=float(event.new))
+        name = event.key.removeprefix("training.").replace("_", " ")
+        old, new = (f"{v:,}" if isinstance(v, int) else f"{v:g}" for v in (event.old, event.new))
+        self._say(event, "info", f"{name} changed from {old} to {new} at step {event.step:,}")
+
     def _report(self, event: events.StepFinished) -> None:
         self.step, self.elapsed_seconds = event.step, event.elapsed_seconds
+        self.data_wait = event.data_wait
+        self.clock.report(event.step, event.elapsed_seconds)
         for series, value in (
             (self.train_loss, event.train_loss),
             (self.learning_rate, event.learning_rate),

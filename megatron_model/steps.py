@@ -17,10 +17,12 @@ from megatron_model.config import TrainingConfig
 from megatron_model.evaluation import sequence_loss
 from megatron_model.muon import MuonOptimizer, rates_at
 from megatron_model.optimizer import Optimizer
+from megatron_model.soundness import sound
 
 Step: TypeAlias = Callable[[int, float, Tensor, Tensor], tuple[Tensor, Tensor]]
 """From the number of the update, the share of the peak rates, inputs (B, T) and targets (B, T) to
-the mean loss and the norm of its gradient; the weights are updated in place."""
+the mean loss and the norm of its gradient; the weights are updated in place, unless one of the two
+is no finite number."""
 
 
 def eager_step(
@@ -48,19 +50,17 @@ def eager_step(
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip or math.inf)
-        optimizer.step(number, scale)
+        optimizer.step(number, scale, sound(total, norm))
         return total, norm.detach()
 
     return step
 
 
-def library_step(
-    library: Library, model: nn.Module, optimizer: MuonOptimizer, config: TrainingConfig
-) -> Step:
+def library_step(library: Library, model: nn.Module, optimizer: MuonOptimizer) -> Step:
     """Return the update as one call into a compiled library."""
     run = library_update(library, model, optimizer)
 
     def step(number: int, scale: float, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return run(inputs, targets, rates_at(config, number, scale))
+        return run(inputs, targets, rates_at(optimizer.config, number, scale))
 
     return step

@@ -19,7 +19,7 @@ from megatron_model.compiled import Library, can_compile, compile_all, library_l
 from megatron_model.config import RunConfig, SamplingConfig
 from megatron_model.dataset import Batches, TokenArray
 from megatron_model.device import available_cores, choose_device, choose_precision, describe_device
-from megatron_model.errors import RunFailedError
+from megatron_model.errors import DivergedError
 from megatron_model.evaluation import bits_per_character, eager_loss, evaluate_steps
 from megatron_model.events import (
     Evaluated,
@@ -35,6 +35,7 @@ from megatron_model.muon import MuonOptimizer
 from megatron_model.optimizer import build_optimizer, learning_rate_scale
 from megatron_model.preflight import preflight
 from megatron_model.sampling import generate_stream
+from megatron_model.soundness import Soundness, is_out_of_memory
 from megatron_model.steps import Step, eager_step, library_step
 from megatron_model.stopwatch import Stopwatch
 from megatron_model.tokenizer import CharTokenizer
@@ -99,10 +100,13 @@ class Trainer:
         self.best_val_loss = math.inf
         self.stopwatch = Stopwatch(clock)
         self._evaluation_seconds = 0.0
-        self._loss_sum = torch.zeros((), device=self.device)
+        self._speed = 0.0
+        self.rate_factor = 1.0
+        """Share of the configured learning rate that is left after training diverged."""
+        self._soundness = Soundness(self.device)
         self._interval_steps = 0
         self._interval_seconds = 0.0
-        self._gradient_norm = torch.zeros((), device=self.device)
+        self._data_seconds = 0.0
         self._scale = 0.0
 
     def _libraries(self) -> tuple[Library, Library]:
@@ -136,7 +140,7 @@ class Trainer:
                 for share in compile_all([step, loss]):
                     yield WorkProgress(step=self.step, share=share)
             if step.ready and loss.ready and isinstance(self._optimizer, MuonOptimizer):
-                self._step = library_step(step, self.model, self._optimizer, training)
+                self._step = library_step(step, self.model, self._optimizer)
                 self._block_loss = library_loss(loss, self.model, self.dtype)
                 return
             self._compiled = False
@@ -151,6 +155,11 @@ class Trainer:
             model, self._optimizer, training, dtype=self.dtype, micro_batch=self._micro_batch
         )
 
+    def change(self, config: RunConfig) -> None:
+        """Go on with another learning rate, length or time budget from the next step on."""
+        self.config = config
+        self._optimizer.config = config.training
+
     @property
     def elapsed_seconds(self) -> float:
         """Wall time trained so far in this run, pauses left out."""
@@ -162,15 +171,23 @@ class Trainer:
         training = self.config.training
         if training.max_seconds:
             # The last evaluation belongs into the budget; the one before tells how long it takes.
-            usable = max(1e-9, training.max_seconds - self._evaluation_seconds)
+            usable = max(1e-9, training.max_seconds - self._expected_evaluation_seconds())
             return min(1.0, self.elapsed_seconds / usable)
         return min(1.0, self.step / training.steps)
+
+    def _expected_evaluation_seconds(self) -> float:
+        """Return how long an evaluation takes: as the last one, or by the speed of the steps."""
+        if self._evaluation_seconds or not self._speed:
+            return self._evaluation_seconds
+        # A step goes through the model forward and, at twice the cost, backward.
+        return len(self._validation) / self._speed / 3.0
 
     def run(self) -> Iterator[Event]:
         """Train to the end, from wherever the state is; yield everything that happens.
 
         Raises:
-            RunFailedError: the loss is no longer a finite number.
+            DivergedError: too many steps in a row had no finite loss or gradient; none of them
+                changed the weights.
         """
         training = self.config.training
         if self.progress < 1.0:
@@ -183,9 +200,18 @@ class Trainer:
         yield PhaseChanged(step=self.step, phase="training")
         finished = self.progress >= 1.0
         while not finished:
-            self._update()
-            if self.step % training.log_every == 0:
-                yield self._report()
+            try:
+                self._update()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or self._micro_batch <= 1:
+                    raise
+                yield self._halve_micro_batch()
+                continue
+            reports = self.step % training.log_every == 0
+            if reports or self.device.type == "cpu":  # a CPU is not made to wait by being asked
+                self._soundness.check(self.step, self._peak_rate())
+            if reports:
+                yield from self._report()
             finished = self.progress >= 1.0
             if finished or self.step % training.evaluate_every == 0:
                 yield from self.evaluate()
@@ -200,44 +226,79 @@ class Trainer:
         """Take one step: batch, loss, gradients, new weights. Nothing here waits for the device."""
         start = self._clock()
         config = self.config.training
-        scale = learning_rate_scale(config, self.step, self.progress)
+        scale = learning_rate_scale(config, self.step, self.progress) * self.rate_factor
         if self.config.model.dropout:
             # Reseeded at every step, so that a resume needs no generator state.
             torch.manual_seed(config.seed + 1_000_003 * (self.step + 1))
         inputs, targets = self._batches.get(self.step)
+        self._data_seconds += self._clock() - start
         assert self._step is not None
-        loss, self._gradient_norm = self._step(self.step, scale, inputs, targets)
-        self._loss_sum += loss
+        self._soundness.take(*self._step(self.step, scale, inputs, targets))
         self._scale = scale
         self._interval_steps += 1
         self.step += 1
         self.val_loss = None
         self._interval_seconds += self._clock() - start
 
-    def _report(self) -> StepFinished:
+    @property
+    def in_bad_row(self) -> bool:
+        """Whether the newest step was skipped; asking waits for the device."""
+        return self._soundness.in_a_row > 0
+
+    def forget_bad_steps(self) -> None:
+        """Count the skipped steps in a row anew, with another learning rate."""
+        self._soundness.begin_row()
+
+    def _halve_micro_batch(self) -> Noticed:
+        """Go through the batch in smaller parts from now on; nothing of the step has happened."""
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._micro_batch = math.ceil(self._micro_batch / 2)
+        self._compiled = False
+        self._step = eager_step(
+            self.model,
+            self._optimizer,
+            self.config.training,
+            dtype=self.dtype,
+            micro_batch=self._micro_batch,
+        )
+        return Noticed(
+            step=self.step,
+            text=f"out of memory: the batch of {self.config.training.batch_size} is gone through "
+            f"{self._micro_batch} sequences at a time from now on",
+        )
+
+    def _report(self) -> Iterator[Event]:
         """Close the interval. Reading the loss is the one point at which the host waits."""
         start = self._clock()
-        loss = float(self._loss_sum) / self._interval_steps
-        norm = float(self._gradient_norm)
+        skipped = self._soundness.skipped
+        loss = float(self._soundness.loss_sum) / max(1, self._interval_steps - skipped)
+        norm = float(self._soundness.norm)
         seconds = self._interval_seconds + self._clock() - start
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise RunFailedError(
-                f"The loss stopped being a finite number before step {self.step:,}. The last "
-                "checkpoint is unharmed; resume it with a lower learning rate "
-                f"(now {self._peak_rate():g})."
-            )
+        if skipped:
+            text = f"{skipped} of the last {self._interval_steps} steps had no finite loss or "
+            yield Noticed(step=self.step, text=text + "gradient; the weights did not take them")
         tokens = (
             self._interval_steps * self.config.training.batch_size * self.config.sequence_length
         )
-        self._loss_sum.zero_()
-        self._interval_steps, self._interval_seconds = 0, 0.0
-        return StepFinished(
+        self._speed = tokens / max(seconds, 1e-9)
+        all_skipped = skipped == self._interval_steps
+        self._soundness.begin_interval()
+        # An accelerator works on meanwhile; only a CPU stands still for its batch.
+        waited = self._data_seconds / max(seconds, 1e-9) if self.device.type == "cpu" else None
+        self._interval_steps, self._interval_seconds, self._data_seconds = 0, 0.0, 0.0
+        if all_skipped:
+            return
+        yield StepFinished(
             step=self.step,
             train_loss=loss,
             learning_rate=self._peak_rate() * self._scale,
             gradient_norm=norm,
-            tokens_per_second=tokens / max(seconds, 1e-9),
+            tokens_per_second=self._speed,
             elapsed_seconds=self.elapsed_seconds,
+            data_wait=waited,
         )
 
     def _peak_rate(self) -> float:
@@ -267,7 +328,7 @@ class Trainer:
             yield WorkProgress(step=self.step, share=share)
         self._evaluation_seconds = self._clock() - start
         if not math.isfinite(loss):
-            raise RunFailedError(
+            raise DivergedError(
                 f"The validation loss at step {self.step:,} is not a finite number. The last "
                 "checkpoint is unharmed; resume it with a lower learning rate."
             )
@@ -295,10 +356,10 @@ class Trainer:
         """Return everything an exact resume needs beside the weights.
 
         Raises:
-            RunFailedError: the weights are no longer finite numbers and not worth keeping.
+            DivergedError: the weights are no longer finite numbers and not worth keeping.
         """
         if not all(bool(weight.isfinite().all()) for weight in self.model.parameters()):
-            raise RunFailedError(
+            raise DivergedError(
                 f"The weights at step {self.step:,} are no longer finite numbers. The last "
                 "checkpoint is unharmed; resume it with a lower learning rate "
                 f"(now {self._peak_rate():g})."
@@ -306,7 +367,7 @@ class Trainer:
         tensors = {
             f"optimizer/{name}": value for name, value in self._optimizer.state_tensors().items()
         }
-        tensors["loss_sum"] = self._loss_sum
+        tensors["loss_sum"] = self._soundness.loss_sum
         numbers = {
             "step": self.step,
             "elapsed_seconds": self.elapsed_seconds,
@@ -315,6 +376,8 @@ class Trainer:
             "evaluation_seconds": self._evaluation_seconds,
             "interval_steps": self._interval_steps,
             "interval_seconds": self._interval_seconds,
+            **self._soundness.numbers(),
+            "rate_factor": self.rate_factor,
             "micro_batch": self._micro_batch,
             "compiled": self._compiled,
             "precision": str(self.dtype).removeprefix("torch."),
@@ -332,8 +395,13 @@ class Trainer:
         self._optimizer.load_state_tensors(
             {k[len(prefix) :]: v for k, v in state.tensors.items() if k.startswith(prefix)}
         )
-        self._loss_sum.copy_(state.tensors["loss_sum"])
         numbers = state.numbers
+        self._soundness.load(
+            state.tensors["loss_sum"],
+            int(numbers.get("skipped", 0)),
+            int(numbers.get("skipped_in_a_row", 0)),
+        )
+        self.rate_factor = float(numbers.get("rate_factor", 1.0))
         self.step = int(numbers["step"])
         self.val_loss = numbers["val_loss"]
         best = numbers["best_val_loss"]

@@ -25,6 +25,7 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEGATRON_RUNS_DIR", str(home / "runs"))
         patch.setenv("HOME", str(home))
+        patch.setenv("MEGATRON_ASCII", "0")  # whatever terminal the tests run in
         for kind in ("CACHE", "DATA", "CONFIG", "STATE"):
             patch.setenv(f"XDG_{kind}_HOME", str(home / kind.lower()))
         yield

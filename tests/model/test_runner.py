@@ -20,6 +20,7 @@ from megatron_model.config import RunConfig, with_settings
 from megatron_model.control import Control
 from megatron_model.errors import RequestError
 from megatron_model.events import (
+    Alerted,
     CheckpointSaved,
     Evaluated,
     Event,
@@ -355,7 +356,9 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_left(run_copy: R
 
 
 def test_weights_that_are_no_numbers_are_never_saved(make_run: Make) -> None:
-    folder = make_run(training__log_every=100, training__checkpoint_every=3)
+    folder = make_run(
+        training__log_every=100, training__checkpoint_every=3, training__when_diverged="stop"
+    )
     control, seen = Control(), []
     from megatron_model import runner
 
@@ -503,23 +506,55 @@ def no_file_longer_than(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize(
+FULL_DISKS = pytest.mark.parametrize(
     ("size", "what"), [(8000, "model.safetensors"), (900, "events.jsonl")], ids=["save", "log"]
 )
-def test_a_full_disk_ends_the_run_and_harms_nothing(
+
+
+@FULL_DISKS
+def test_a_run_waits_while_the_disk_is_full_and_goes_on_after(
     make_run: Make, unbroken: dict[tuple[str, int], float], size: int, what: str
 ) -> None:
-    folder = make_run()
-    events = run_training(folder, Control())
-    seen = list(itertools.takewhile(lambda event: not isinstance(event, RunStarted), events))
-    with no_file_longer_than(size):
-        seen += list(events)
+    folder, control = make_run(), Control()
+    seen: list[Event] = []
+    with contextlib.ExitStack() as full:
+        for event in run_training(folder, control):
+            seen.append(event)
+            if isinstance(event, RunStarted):
+                full.enter_context(no_file_longer_than(size))
+            elif isinstance(event, RunPaused):
+                full.close()
+                control.put("save")
+    alerts = [event for event in seen if isinstance(event, Alerted)]
+    assert len(alerts) == 1
+    assert alerts[0].text.startswith("Cannot write ")
+    assert what in alerts[0].text
+    assert isinstance(last(seen), RunFinished)
+    assert history(folder.read_events()[0]) == unbroken
+    begun = kinds(seen).index("RunStarted")
+    assert folder.read_events()[0] == recorded(seen[begun:])
+
+
+@FULL_DISKS
+def test_a_run_stopped_while_the_disk_is_full_keeps_what_was_saved(
+    make_run: Make, unbroken: dict[tuple[str, int], float], size: int, what: str
+) -> None:
+    folder, control = make_run(), Control()
+    seen: list[Event] = []
+    with contextlib.ExitStack() as full:
+        for event in run_training(folder, control):
+            seen.append(event)
+            if at_step(6)(event):
+                full.enter_context(no_file_longer_than(size))
+            elif isinstance(event, RunPaused):
+                control.put("save")  # again, and in vain
+                control.put("stop")
     failed = last(seen)
     assert isinstance(failed, RunFailed)
     assert failed.error.startswith("Cannot write ")
-    assert what in failed.error
     assert "resume" in failed.error
     lines = folder.events_path.read_bytes().splitlines()
     assert len(folder.read_events()[0]) == len(lines)
+    assert steps_of(folder)
     train(folder)
     assert history(folder.read_events()[0]) == unbroken

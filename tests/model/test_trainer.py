@@ -236,7 +236,7 @@ def run_until(trainer: Trainer, wrong: Callable[[Event], bool]) -> list[Event]:
 
 def test_a_loss_that_is_no_number_ends_the_run() -> None:
     config = tiny_config({"training.log_every": 3})
-    with pytest.raises(RunFailedError, match=r"before step 3\b.*lower learning rate"):
+    with pytest.raises(RunFailedError, match=r"5 steps in a row up to step 6\b.*lower lear"):
         run_until(make_trainer(config), lambda event: isinstance(event, StepTaken))
 
 

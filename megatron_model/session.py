@@ -1,0 +1,372 @@
+"""One stretch of training in one process: does, between two steps, what is due and what is asked.
+
+Whatever happens is an event; so is a failure. A disk that cannot be written pauses the run.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from typing import Literal
+
+from megatron_model import events
+from megatron_model.command_folder import POLL_SECONDS, CommandFolder
+from megatron_model.config import RunConfig, get_setting
+from megatron_model.control import Change, Command, Control
+from megatron_model.device import MemoryMeter, measure_matrix_rate
+from megatron_model.errors import DivergedError, RequestError, RunFailedError
+from megatron_model.event_log import EventLog
+from megatron_model.events import Event
+from megatron_model.live_settings import changed
+from megatron_model.preflight import flops_per_character
+from megatron_model.restoring import restore
+from megatron_model.run_folder import RunFolder
+from megatron_model.saving import Saver
+from megatron_model.soundness import is_out_of_memory
+from megatron_model.text import safe
+from megatron_model.token_cache import PreparedCorpus
+from megatron_model.trainer import Trainer
+
+MEMORY_SECONDS = 2.0
+LOWEST_RATE_FACTOR = 0.05
+"""Share of the learning rate below which a run that diverges again is given up."""
+RETRY_SECONDS = 60.0
+"""How often a run that waits for its disk tries again by itself: nobody may be there to ask."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Session:
+    """One stretch of training in one process, from `RunStarted` to `RunFinished` or `RunFailed`."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        control: Control,
+        trainer: Trainer,
+        prepared: PreparedCorpus,
+        trigram_entropy: float | None,
+        passed_over: list[str],
+    ) -> None:
+        self._folder = folder
+        self._control = control
+        self._trainer = trainer
+        self._prepared = prepared
+        self._trigram_entropy = trigram_entropy
+        self._config = trainer.config
+        self._meter = MemoryMeter(trainer.device)
+        self._next_memory = 0.0
+        self._saver = Saver(folder, trainer, self._until_written)
+        self._passed_over = passed_over
+        """What has to be said about checkpoints that could not be read."""
+        self._orders = CommandFolder(folder.path)
+        self._next_look = 0.0
+        self._paused = False
+        self._ending: Literal["", "stop", "abort", "release"] = ""
+        self._waiting: deque[Command] = deque()
+        """Commands that were taken, but not yet obeyed."""
+
+    def run(self, log: EventLog) -> Iterator[Event]:
+        """Yield everything that happens; a failure is an event, not an exception."""
+        self._log = log
+        yield self._started()
+        for text in self._passed_over:
+            yield events.Noticed(step=self._trainer.step, text=text)
+        try:
+            # What was asked while the run changed hands comes before the first step.
+            yield from self._obey()
+            yield from self._train()
+        except RunFailedError as error:
+            yield self._failed(str(error))
+        except OSError as error:
+            yield self._failed(f"{self._cannot_write(error)} Then resume.")
+        except Exception as error:
+            if is_out_of_memory(error):
+                yield self._failed(memory_advice(self._config))
+                return
+            # A defect of ours: the run says so in its log, and the traceback goes to the logger.
+            _logger.exception("training ended by an unexpected error")
+            yield self._failed(
+                f"Unexpected {type(error).__name__}: {safe(str(error), one_line=True)}"
+            )
+        finally:
+            # Whatever ends this session: nobody else may have the run while it is written to.
+            self._saver.join()
+
+    def _started(self) -> Event:
+        trainer, config = self._trainer, self._config
+        vocabulary = trainer.tokenizer.vocab_size
+        parent, parent_step = self._folder.parent or ("", 0)
+        return events.RunStarted(
+            step=trainer.step,
+            name=self._folder.name,
+            corpus=config.data.corpus,
+            characters=self._prepared.characters,
+            vocabulary_size=vocabulary,
+            parameters=sum(p.numel() for p in trainer.model.parameters()),
+            steps=config.training.steps,
+            device=str(trainer.device),
+            precision=str(trainer.dtype).removeprefix("torch."),
+            max_seconds=config.training.max_seconds,
+            batch_size=config.training.batch_size,
+            block_size=config.model.block_size,
+            unigram_entropy=self._prepared.unigram_entropy,
+            trigram_entropy=self._trigram_entropy,
+            sequence_length=config.sequence_length,
+            evaluate_every=config.training.evaluate_every,
+            checkpoint_every=config.training.checkpoint_every,
+            flops_per_character=flops_per_character(config, vocabulary),
+            matrix_rate=measure_matrix_rate(trainer.device, trainer.dtype),
+            parent=parent,
+            parent_step=parent_step,
+            elapsed_seconds=trainer.elapsed_seconds,
+        )
+
+    def _cannot_write(self, error: OSError) -> str:
+        return (
+            f"Cannot write {safe(str(error.filename or self._folder.path))}: "
+            f"{safe(error.strerror or str(error))}. Make room or give permission."
+        )
+
+    def _failed(self, error: str) -> Event:
+        return events.RunFailed(step=self._trainer.step, error=error)
+
+    def _train(self) -> Iterator[Event]:
+        trainer = self._trainer
+        going = not self._ending
+        while going:
+            going = False
+            try:
+                yield from self._train_on()
+            except DivergedError as error:
+                yield from self._return(error)
+                going = True
+        yield from self._saver.collect(wait=True)
+        if self._ending != "abort" and self._saver.saved_step() != trainer.step:
+            yield from self._saver.save(self._config)
+        if self._ending == "release":
+            yield from self._hand_over()
+            return
+        yield from self._written(self._saver.export_best)
+        budget = bool(self._config.training.max_seconds)
+        yield events.RunFinished(
+            step=trainer.step,
+            reason="stopped" if self._ending else "budget" if budget else "completed",
+            elapsed_seconds=trainer.elapsed_seconds,
+        )
+
+    def _train_on(self) -> Iterator[Event]:
+        for event in self._trainer.run():
+            yield event
+            if isinstance(event, events.StepTaken):
+                yield from self._between_steps()
+            elif isinstance(event, events.WorkProgress):
+                yield from self._obey(in_validation=True)
+            if self._ending:
+                return
+
+    def _return(self, error: DivergedError) -> Iterator[Event]:
+        """Go back to the last good checkpoint with half the learning rate, if that is wished.
+
+        Without a checkpoint the weights are good as they are: they took none of the bad steps.
+        """
+        trainer = self._trainer
+        factor = trainer.rate_factor / 2
+        if self._config.training.when_diverged == "stop" or factor < LOWEST_RATE_FACTOR:
+            raise error
+        yield events.Noticed(step=trainer.step, text=str(error).split(". ")[0])
+        yield from self._saver.collect(wait=True)
+        passed_over = restore(self._folder, trainer)
+        trainer.rate_factor = factor
+        trainer.forget_bad_steps()
+        yield self._started()
+        for text in [
+            *passed_over,
+            f"back at step {trainer.step:,} with {factor:.2g} times the learning rate",
+        ]:
+            yield events.Noticed(step=trainer.step, text=text)
+
+    def _hand_over(self) -> Iterator[Event]:
+        if self._paused:
+            # It is for the next trainer to wait in our place.
+            self._orders.send("pause")
+        yield events.RunHandedOver(
+            step=self._trainer.step, elapsed_seconds=self._trainer.elapsed_seconds
+        )
+
+    def _between_steps(self) -> Iterator[Event]:
+        trainer = self._trainer
+        now = time.monotonic()
+        if now >= self._next_memory:
+            self._next_memory = now + MEMORY_SECONDS
+            sample = self._meter.sample(trainer.step)
+            if sample is not None:
+                yield sample
+        yield from self._saver.collect()
+        due = trainer.step % self._config.training.checkpoint_every == 0
+        # Not in a row of bad steps: the way back is to lead before it.
+        if (due or self._saver.improved) and not trainer.in_bad_row:
+            yield from self._saver.save(self._config, beside=trainer.progress < 1.0)
+            if trainer.progress < 1.0:
+                yield events.PhaseChanged(step=trainer.step, phase="training")
+        if self._log.problem is not None:
+            # At once: what kept a checkpoint from being written may just have been mended.
+            yield from self._written(self._log.retry)
+        yield from self._obey()
+
+    def _obey(self, *, in_validation: bool = False) -> Iterator[Event]:
+        """Do what was asked; a pause lasts until it is taken back.
+
+        In the middle of a validation that is a pause or a stop; the rest waits for its end.
+        """
+        later: list[Command] = []
+        while not self._ending:
+            command = yield from self._next_command()
+            if command in ("stop", "abort", "release"):
+                self._end(command)
+            elif command == "pause" and not self._paused:
+                self._paused = True
+                self._trainer.stopwatch.pause()
+                yield events.RunPaused(step=self._trainer.step)
+            elif command == "resume" and self._paused:
+                self._paused = False
+                self._trainer.stopwatch.resume()
+                yield events.RunResumed(step=self._trainer.step)
+            elif isinstance(command, Change) or command in ("save", "evaluate", "sample"):
+                if in_validation:
+                    later.append(command)
+                    continue
+                yield from self._do(command)
+                back: events.Phase = "paused" if self._paused else "training"
+                yield events.PhaseChanged(step=self._trainer.step, phase=back)
+            elif command is None:
+                if not self._paused:
+                    break
+                self._control.wait(POLL_SECONDS)
+        self._waiting.extend(later)
+
+    def _end(self, command: object) -> None:
+        for ending in ("stop", "abort", "release"):
+            if command == ending:
+                self._ending = ending
+
+    def _next_command(self) -> Generator[Event, None, Command | None]:
+        """Return the next thing that was asked, here or by another process; None if there is none.
+
+        Another process asks through the run's folder, which is looked into a few times a second.
+        """
+        if not self._waiting and (command := self._control.take()) is not None:
+            return command
+        if time.monotonic() >= self._next_look:
+            commands, refusals = self._orders.take()
+            self._next_look = time.monotonic() + POLL_SECONDS
+            self._waiting.extend(commands)
+            for text in refusals:
+                yield events.Noticed(step=self._trainer.step, text=text)
+        return self._waiting.popleft() if self._waiting else None
+
+    def _do(self, command: Command) -> Iterator[Event]:
+        if isinstance(command, Change):
+            yield from self._change(command)
+        elif command == "save":
+            yield from self._saver.save(self._config)
+        elif command == "sample":
+            yield from self._trainer.sample()
+        else:
+            for event in self._trainer.evaluate():
+                yield event
+                if isinstance(event, events.WorkProgress) and self._stop_is_asked():
+                    return
+            if self._saver.improved:
+                yield from self._saver.save(self._config)
+
+    def _change(self, change: Change) -> Iterator[Event]:
+        """Go on with another value of a setting, or say why not."""
+        trainer, key = self._trainer, change.key
+        try:
+            config = changed(
+                self._config,
+                key,
+                change.value,
+                step=trainer.step,
+                seconds=trainer.elapsed_seconds,
+            )
+        except RequestError as error:
+            yield events.Noticed(step=trainer.step, text=safe(str(error), one_line=True))
+            return
+        # The steps before this one were taken with the old value: a resume must not repeat them
+        # with the new one.
+        if self._saver.saved_step() != trainer.step:
+            yield from self._saver.save(self._config)
+        yield from self._written(
+            lambda: self._folder.write_config(config, fingerprint=self._prepared.fingerprint)
+        )
+        old = get_setting(self._config, key)
+        self._config = config
+        trainer.change(config)
+        yield events.SettingChanged(
+            step=trainer.step, key=key, old=old, new=get_setting(config, key)
+        )
+
+    def _stop_is_asked(self) -> bool:
+        while (command := self._control.take()) is not None:
+            self._waiting.append(command)
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + POLL_SECONDS
+            self._waiting.extend(self._orders.take()[0])
+        return any(command in self._waiting for command in ("stop", "abort", "release"))
+
+    def _written(self, write: Callable[[], None]) -> Iterator[Event]:
+        """Do `write`; while the disk does not let it, the run waits."""
+        try:
+            write()
+        except OSError as error:
+            yield from self._until_written(error, write)
+
+    def _until_written(self, error: OSError, write: Callable[[], None]) -> Iterator[Event]:
+        """Wait until `write` succeeds: it is tried when asked, and now and then by itself.
+
+        Raises:
+            OSError: the run was told to end, and it could not be written even then.
+        """
+        step, later = self._trainer.step, list[Command]()
+        self._trainer.stopwatch.pause()
+        yield events.Alerted(
+            step=step, text=f"{self._cannot_write(error)} The run waits and tries again by itself."
+        )
+        yield events.RunPaused(step=step)
+        next_try = time.monotonic() + RETRY_SECONDS
+        while True:
+            command = yield from self._next_command()
+            if command is None and time.monotonic() < next_try:
+                self._control.wait(POLL_SECONDS)
+                continue
+            if command not in (None, "save", "resume", "stop", "abort", "release"):
+                later.append(command)
+                continue
+            next_try = time.monotonic() + RETRY_SECONDS
+            self._end(command)
+            try:
+                write()
+                break
+            except OSError as again:
+                if self._ending:
+                    raise
+                if command is not None:
+                    yield events.Alerted(step=step, text=self._cannot_write(again))
+        self._waiting.extend(later)
+        if not self._paused:
+            self._trainer.stopwatch.resume()
+            yield events.RunResumed(step=step)
+
+
+def memory_advice(config: RunConfig) -> str:
+    """Return what to do when there is no memory left."""
+    training, model = config.training, config.model
+    smaller = f"training.batch_size {max(1, training.batch_size // 2)} (now {training.batch_size})"
+    return (
+        f"The device is out of memory; try {smaller} or a smaller model.embed_dim "
+        f"({model.embed_dim})."
+    )
