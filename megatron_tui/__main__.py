@@ -45,17 +45,22 @@ def _run(runs_dir: Path | None, target: str | None) -> int:
     os.environ.setdefault("TEXTUAL_SMOOTH_SCROLL", "0")
 
     from megatron_model.errors import RequestError
+    from megatron_model.process import wait_without_spinning
     from megatron_tui.app import make_app
     from megatron_tui.lifeline import Lifeline
     from megatron_tui.native_output import isolate_native_output
+    from megatron_tui.terminal import draws_braille
 
+    wait_without_spinning()
     try:
-        app = make_app(runs_dir, target)
+        app = make_app(runs_dir, target, frames_first=True)
     except RequestError as error:
         return _refuse(str(error))
     import platformdirs
 
     isolate_native_output(platformdirs.user_state_path("megatron") / "workbench.log")
+    if not draws_braille():
+        app.draw_in_ascii()
     training = app.workbench.training
     lifeline = app.lifeline = Lifeline(training)
     # Pure Python stretches of the trainer would hold up keys for longer.
@@ -66,21 +71,26 @@ def _run(runs_dir: Path | None, target: str | None) -> int:
         lifeline.screen_closed.set()
         _wait_for_trainer(training)
         app.workbench.generation.cancel()
-    code = app.return_code or 0
-    if threading.active_count() > 1:
+    code = 128 + lifeline.ended_by if lifeline.ended_by else app.return_code or 0
+    if threading.active_count() > 1 or lifeline.ended_by:
         # A thread still inside torch (an import, a text being written) would crash in the shutdown
-        # of the interpreter; what must be saved is saved.
-        sys.stdout.flush()
+        # of the interpreter, and that would complain of a terminal that is gone with a status of
+        # its own; what must be saved is saved.
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
         os._exit(code)
     return code
 
 
 def _wait_for_trainer(training: TrainingService) -> None:
-    """See the trainer's last save through, however the screen came to its end."""
+    """See the trainer's last save or the hand-over through, however the screen came to its end."""
     if training.idle.is_set():
         return
-    training.stop()
-    _say("Saving…")
+    run = training.training
+    if run is not None and not (run.stopping or run.leaving):
+        # The screen ended without having been asked to: that is no reason to end the run.
+        training.leave()
+    _say("Handing the run over to a process of its own…" if training.leaving else "Saving…")
     training.idle.wait()
 
 

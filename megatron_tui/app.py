@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.events import Resize
+from textual.events import Key, Resize
 from textual.screen import Screen
+from textual.theme import Theme
 
 from megatron_model.errors import RequestError
 from megatron_model.run_folder import RunFolder, default_runs_dir
@@ -22,14 +23,18 @@ from megatron_model.text import safe
 from megatron_tui import messages, theme
 from megatron_tui.commands import screen_commands
 from megatron_tui.lifeline import Lifeline
-from megatron_tui.screens.dialogs import Confirm, Saving
+from megatron_tui.preferences import Preferences
+from megatron_tui.screens.dialogs import Leave, Leaving, Saving
 from megatron_tui.screens.too_small import TooSmall, fits
 from megatron_tui.screens.workbench_screen import WorkbenchScreen
 from megatron_tui.widgets.header import MODES as TITLES
 from megatron_tui.workbench import Workbench
 
+if TYPE_CHECKING:
+    from megatron_tui.screens.first_frame import FirstFrame
+
 POLL_SECONDS = 0.25
-QUIT_TIP = "Save what runs, and quit"
+QUIT_TIP = "Leave the run in training going on, or save it, and quit"
 
 
 class MegatronApp(App[None]):
@@ -71,20 +76,38 @@ class MegatronApp(App[None]):
     ]
 
     def __init__(
-        self, workbench: Workbench, *, run: RunFolder | None = None, corpus: str = ""
+        self,
+        workbench: Workbench,
+        *,
+        run: RunFolder | None = None,
+        corpus: str = "",
+        frames_first: bool = False,
     ) -> None:
+        """With `frames_first` the frames are on screen before what is in them is made."""
+        if frames_first:
+            # What Textual begins with, read by its own constructor.
+            self.DEFAULT_MODE = "first"  # type: ignore[misc]
         super().__init__()
         self.workbench = workbench
         self.lifeline: Lifeline | None = None
         """Set by whoever runs the app in a real terminal."""
+        self.keys_path: Path | None = None
+        """The person's own keys, if they have any."""
         self._first_run = run
         for name, variant in (("megatron", theme.DARK), ("megatron-light", theme.LIGHT)):
             assert variant.name == name
             self.register_theme(variant)
-        self.theme = "megatron"
+        chosen = workbench.preferences.get("theme", "")
+        self.theme = chosen if chosen in self.available_themes else "megatron"
         for mode in TITLES:
             self.add_mode(mode, partial(make_screen, mode, workbench, corpus))
         self._quitting = False
+        self._first_frame: FirstFrame | None = None
+        if frames_first:
+            from megatron_tui.screens.first_frame import FirstFrame
+
+            frame = self._first_frame = FirstFrame(workbench)
+            self.add_mode("first", lambda: frame)
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Let the themes that come with Textual draw our charts as well."""
@@ -95,16 +118,51 @@ class MegatronApp(App[None]):
         yield from screen_commands(self, screen)
         yield SystemCommand("Change theme", "Colours, light or dark", self.action_change_theme)
 
+    def draw_in_ascii(self) -> None:
+        """Use no character that the terminal may not have."""
+        from megatron_tui.ascii_filter import AsciiFilter
+
+        self._filters.append(AsciiFilter())
+
+    def _begin(self) -> None:
+        """Go on from the first frame: the first screen, and then torch behind it."""
+        if self._first_frame is not None and self.current_mode == "first":
+            self.switch_mode("setup")
+            typed, self._first_frame.typed = self._first_frame.typed, []
+            self.screen.call_after_refresh(self._type, typed)
+        self._read_keys()
+        self.call_after_refresh(
+            self.workbench.engine.load, lambda: self.post_message(messages.EngineLoaded())
+        )
+
+    def _type(self, keys: list[Key]) -> None:
+        for key in keys:
+            self.post_message(Key(key.key, key.character))
+
+    def _read_keys(self) -> None:
+        """Take over the keys of ``keys.toml``; say what is wrong with it."""
+        problems = [self.workbench.preferences.problem]
+        if self.keys_path is not None and self.keys_path.exists():
+            from megatron_tui.keymap import read_user_keymap
+
+            keymap = read_user_keymap(self.keys_path)
+            self.set_keymap(keymap.keys)
+            problems += keymap.problems
+        for problem in filter(None, problems):
+            self.notify(safe(problem), severity="warning", timeout=20, markup=False)
+
+    def _theme_chosen(self, theme: Theme) -> None:
+        self.workbench.preferences.set("theme", theme.name)
+
     def on_mount(self) -> None:
         """Begin to poll; load torch once the first frame is on screen."""
+        self.theme_changed_signal.subscribe(self, self._theme_chosen)
         self._poll_timer = self.set_interval(POLL_SECONDS, self._poll, pause=True)
         if self.lifeline is not None:
             self.lifeline.install(self)
         if self._first_run is not None:
             self.open_run(self._first_run)
-        self.call_after_refresh(
-            self.workbench.engine.load, lambda: self.post_message(messages.EngineLoaded())
-        )
+        self.call_after_refresh(self._begin)
 
     def on_resize(self, event: Resize) -> None:
         """Cover the screens while the terminal is too small for them."""
@@ -141,45 +199,60 @@ class MegatronApp(App[None]):
 
             self.push_screen(HelpScreen(TITLES[screen.MODE], screen))
 
+    def action_command_palette(self) -> None:
+        """Show the palette, once."""
+        from megatron_tui.screens.modal import Palette
+
+        if not isinstance(self.screen, Palette):
+            self.push_screen(Palette(id="--command-palette"))
+
     async def action_quit(self) -> None:
-        """Leave; a run in training is saved first."""
+        """Leave; a run in training goes on in a process of its own, or is saved first."""
         run = self.workbench.training.training
         if run is None:
             self.exit()
             return
-        if self._quitting or isinstance(self.screen, Confirm):
+        if self._quitting or isinstance(self.screen, Leave):
             return
-        self.push_screen(
-            Confirm(
-                "Quit while a run is in training?",
-                f"{run.name} is at step {run.state.step:,}. It saves a checkpoint and ends; "
-                "it can be resumed from the Runs screen.",
-                yes="Save and quit",
-                no="Stay",
-            ),
-            self._quit,
-        )
+        self.push_screen(Leave(run.name, run.state.step), self._quit)
 
-    def _quit(self, confirmed: bool | None) -> None:
-        run = self.workbench.training.training
-        if not confirmed:
+    def _quit(self, answer: Leaving | None) -> None:
+        training = self.workbench.training
+        run = training.training
+        if answer not in ("leave", "stop"):
             return
         if run is None:
             self.exit()
             return
         self._quitting = True
-        self.workbench.training.stop()
-        self.push_screen(Saving(run.name))
+        if answer == "leave":
+            training.hand_over()
+        else:
+            training.stop()
+        self.push_screen(Saving(run.name, leaving=answer == "leave"))
 
     def _poll(self) -> None:
         training = self.workbench.training
         trained = training.training
         if training.poll() and self.front is not None:
             self.front.update_run()
+        notice = training.take_notice()
+        if notice is not None:
+            self._say_notice(notice)
         if trained is not None and training.training is None:
             self._run_ended()
         if not training.busy:
             self._poll_timer.pause()
+
+    def _say_notice(self, notice: str) -> None:
+        if self._quitting and self.workbench.training.training is not None:
+            # There is no successor: the workbench stays, and with it the run.
+            self._quitting = False
+            if isinstance(self.screen, Saving):
+                self.screen.dismiss()
+        self.notify(safe(notice), severity="warning", timeout=20, markup=False)
+        if self.front is not None:
+            self.front.update_run()
 
     def _run_changed(self) -> None:
         if self.workbench.training.busy:
@@ -212,6 +285,27 @@ class MegatronApp(App[None]):
         except RequestError as error:
             self._complain(error)
 
+    @on(messages.ForkRequested)
+    def _fork_run(self, message: messages.ForkRequested) -> None:
+        from megatron_model.fork import fork_run
+
+        try:
+            self._train(fork_run(message.parent, message.checkpoint, message.name, message.config))
+        except RequestError as error:
+            self._complain(error)
+
+    @on(messages.DetachRequested)
+    def _detach_run(self) -> None:
+        self.workbench.training.hand_over()
+        self._run_changed()
+
+    @on(messages.TakeBackRequested)
+    def _take_run_back(self, message: messages.TakeBackRequested) -> None:
+        try:
+            self._train(message.folder, take_over=True)
+        except RequestError as error:
+            self._complain(error)
+
     @on(messages.RunOpened)
     def _open_run(self, message: messages.RunOpened) -> None:
         self.open_run(message.folder)
@@ -223,7 +317,10 @@ class MegatronApp(App[None]):
 
     @on(messages.CommandGiven)
     def _command(self, message: messages.CommandGiven) -> None:
-        self.workbench.training.command(message.command)
+        try:
+            self.workbench.training.command(message.command)
+        except RequestError as error:
+            self._complain(error)
         if self.front is not None:
             self.front.update_run()
 
@@ -232,8 +329,8 @@ class MegatronApp(App[None]):
         if self.front is not None:
             self.front.engine_loaded()
 
-    def _train(self, folder: RunFolder) -> None:
-        self.workbench.training.start(folder)
+    def _train(self, folder: RunFolder, *, take_over: bool = False) -> None:
+        self.workbench.training.start(folder, take_over=take_over)
         self.workbench.chosen_run = folder
         self._run_changed()
         self.switch_mode("training")
@@ -261,19 +358,31 @@ def make_screen(mode: str, workbench: Workbench, corpus: str) -> WorkbenchScreen
     return RunsScreen(workbench)
 
 
-def make_app(runs_dir: Path | None = None, target: str | None = None) -> MegatronApp:
+def make_app(
+    runs_dir: Path | None = None, target: str | None = None, *, frames_first: bool = False
+) -> MegatronApp:
     """Return the app for a session on `runs_dir`; `target` is a run to open or a corpus to choose.
 
     Raises:
         RequestError: `target` is neither.
     """
-    workbench = Workbench(runs_dir or default_runs_dir())
-    if not target:
-        return MegatronApp(workbench)
-    for path in (workbench.runs_dir / target, Path(target)):
-        if (path / "run.toml").is_file():
-            return MegatronApp(workbench, run=RunFolder.open(path))
-    from megatron_model.corpus import find_corpus
+    import platformdirs
 
-    find_corpus(target)
-    return MegatronApp(workbench, corpus=target)
+    workbench = Workbench(runs_dir or default_runs_dir(), preferences=Preferences.of_user())
+    app = _app_for(workbench, target, frames_first=frames_first)
+    app.keys_path = platformdirs.user_config_path("megatron") / "keys.toml"
+    return app
+
+
+def _app_for(workbench: Workbench, target: str | None, *, frames_first: bool) -> MegatronApp:
+    run, corpus = None, ""
+    paths = (workbench.runs_dir / target, Path(target)) if target else ()
+    for path in paths:
+        if run is None and (path / "run.toml").is_file():
+            run = RunFolder.open(path)
+    if target and run is None:
+        from megatron_model.corpus import find_corpus
+
+        find_corpus(target)
+        corpus = target
+    return MegatronApp(workbench, run=run, corpus=corpus, frames_first=frames_first)

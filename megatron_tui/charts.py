@@ -12,11 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from megatron_tui.chart_layers import Reference, Run, add_layers, add_run, frame_of, to_ascii
+
 AXIS = "chart-axis"
 """The theme variable that axes and labels are drawn in."""
-
-Run: TypeAlias = tuple[str, str]
-"""Some characters of one row and the theme variable of their colour."""
 
 LARGEST = 1e100
 """From here on a value counts as not a number: arithmetic with it would overflow."""
@@ -32,6 +31,8 @@ class Curve:
     xs: Sequence[float]
     ys: Sequence[float]
     colour: str
+    sign: str = "*"
+    """What draws it where there is no braille."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class Plot:
     x_limits: Limits | None = None
     y_limits: Limits | None = None
     log_y: bool = False
+    settling: bool = True
+    """Whether the first few per cent may be cut off to show what follows them larger."""
+    references: tuple[Reference, ...] = ()
+    cursor: float | None = None
     x_label: Callable[[float], str] = field(default="{:,.0f}".format, compare=False)
     y_label: Callable[[float], str] = field(default="{:.2f}".format, compare=False)
 
@@ -65,9 +70,11 @@ class Plot:
 class Painter:
     """Draws plots of one chart after another, keeping its axes still while they still fit."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ascii_only: bool = False, colours: bool = True) -> None:
+        self._ascii = ascii_only
+        self._colours = colours
         self._y_limits: Limits | None = None
-        self._log_y = False
+        self._kind: object = None
 
     def draw(self, plot: Plot, width: int, height: int) -> list[list[Run]]:
         """Return `height` rows of `width` cells.
@@ -83,23 +90,36 @@ class Painter:
         for curve, line in zip(plot.curves, lines, strict=True):
             palette.append(curve.colour)
             for xs, ys in _pieces(line, y_limits):
-                figure.plot(xs, ys, marker="braille", color=len(palette) - 1)
+                # Without colours, what is not the run's own train loss shows its sign.
+                signed = self._ascii or not (self._colours or curve.sign in "*.")
+                marker = curve.sign if signed else "braille"
+                figure.plot(xs, ys, marker=marker, color=len(palette) - 1)
         for mark in plot.marks:
             y = _scaled(mark.y, plot.log_y)
             if x_limits[0] <= mark.x <= x_limits[1] and y_limits[0] <= y <= y_limits[1]:
                 palette.append(mark.colour)
-                figure.scatter([mark.x], [y], marker=mark.sign, color=len(palette) - 1)
+                sign = mark.sign if mark.sign.isascii() or not self._ascii else "X"
+                figure.scatter([mark.x], [y], marker=sign, color=len(palette) - 1)
         _set_axes(figure, plot, x_limits, y_limits, width, height)
-        return _rows(figure.build(), palette, height)
+        rows = _rows(figure.build(), palette, height)
+        frame = frame_of(rows, x_limits, y_limits, width)
+        references = [
+            Reference(y, reference.label)
+            for reference in plot.references
+            if math.isfinite(y := _scaled(reference.y, plot.log_y))
+        ]
+        rows = add_layers(rows, frame, references, plot.cursor, width)
+        return to_ascii(rows) if self._ascii else rows
 
     def _fit(self, plot: Plot, x_limits: Limits, lines: list[list[Point]]) -> Limits:
-        if self._log_y != plot.log_y:
-            self._y_limits, self._log_y = None, plot.log_y
+        kind = (plot.log_y, plot.y_label, plot.settling)
+        if self._kind != kind:
+            self._y_limits, self._kind = None, kind
         # The fall of the first few steps would squeeze everything after it into the bottom rows.
         settled = x_limits[0] + 0.04 * (x_limits[1] - x_limits[0])
         finite = [(x, y) for line in lines for x, y in line if math.isfinite(y)]
         values = [y for x, y in finite if x >= settled]
-        if len(values) < 8:
+        if len(values) < 8 or not plot.settling:
             values = [y for _, y in finite]
         values += [_scaled(mark.y, plot.log_y) for mark in plot.marks]
         self._y_limits = fit_limits(values, self._y_limits)
@@ -265,30 +285,16 @@ _ESCAPE = re.compile(r"\x1b\[([0-9;]*)m")
 
 
 def _rows(ansi: str, palette: list[str], height: int) -> list[list[Run]]:
-    """Turn plotext's escapes into runs; a blank takes its neighbour's colour, which saves bytes."""
+    """Turn plotext's escapes into runs of one colour."""
     rows = []
     for line in ansi.rstrip("\n").split("\n")[:height]:
         runs: list[Run] = []
         colour, position = AXIS, 0
         for match in _ESCAPE.finditer(line):
-            _add(runs, line[position : match.start()], colour)
+            add_run(runs, line[position : match.start()], colour)
             code = match[1]
             colour = palette[int(code[5:])] if code.startswith("38;5;") else AXIS
             position = match.end()
-        _add(runs, line[position:], colour)
+        add_run(runs, line[position:], colour)
         rows.append(runs)
     return rows
-
-
-def _add(runs: list[Run], text: str, colour: str) -> None:
-    if not text:
-        return
-    if runs:
-        last_text, last_colour = runs[-1]
-        if last_colour == colour or not text.strip(" "):
-            runs[-1] = (last_text + text, last_colour)
-            return
-        if not last_text.strip(" "):
-            runs[-1] = (last_text + text, colour)
-            return
-    runs.append((text, colour))

@@ -9,6 +9,18 @@ from megatron_model.errors import RequestError
 
 
 @dataclass(frozen=True)
+class EncodingProblem:
+    """The first byte that has no character in the encoding, and what the text may be in."""
+
+    label: str
+    encoding: str
+    offset: int
+    line: int
+    guess: str = ""
+    confidence: float = 0.0
+
+
+@dataclass(frozen=True)
 class CorpusFacts:
     """What is known about one corpus so far; `error` says why there will be no more."""
 
@@ -24,6 +36,8 @@ class CorpusFacts:
     unigram_entropy: float | None = None
     progress: float | None = None
     error: str = ""
+    problem: EncodingProblem | None = None
+    """Why the text does not decode, if that is the error."""
 
     @property
     def complete(self) -> bool:
@@ -39,9 +53,27 @@ def inspect_corpus(spec: str, encoding: str = "auto") -> Iterator[CorpusFacts]:
             known = facts
             yield facts
     except RequestError as error:
-        yield replace(known, error=str(error), progress=None)
+        problem = encoding_problem(error)
+        yield replace(known, error=str(error), progress=None, problem=problem)
     except (OSError, ImportError) as error:
         yield replace(known, error=f"{type(error).__name__}: {error}", progress=None)
+
+
+def encoding_problem(error: RequestError) -> EncodingProblem | None:
+    """Return the particulars of a text that does not decode."""
+    from megatron_model.encoding import UndecodableError
+
+    if not isinstance(error, UndecodableError):
+        return None
+    guess = error.guess
+    return EncodingProblem(
+        error.label,
+        error.encoding,
+        error.offset,
+        error.line,
+        guess.encoding if guess else "",
+        guess.confidence if guess else 0.0,
+    )
 
 
 def _inspect(facts: CorpusFacts) -> Iterator[CorpusFacts]:

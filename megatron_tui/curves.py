@@ -1,37 +1,39 @@
-"""From the state of a run to the plots of the Training screen: axes, smoothing, marks. Pure."""
+"""From the state of a run to the plots of the Training screen: curves, references, marks. Pure."""
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from megatron_model.run_state import RunState, Series
 from megatron_tui import formatting
-from megatron_tui.charts import Curve, Limits, Mark, Plot, fit_limits, growing_limit
-
-SMOOTHING = (0.0, 0.6, 0.8, 0.9, 0.95, 0.98)
-"""How much of the past each level of smoothing keeps."""
+from megatron_tui.chart_layers import Reference
+from megatron_tui.chart_view import SMOOTHING, Axis, ChartView, Unit, in_unit
+from megatron_tui.charts import Curve, Mark, Plot, fit_limits
 
 _SETTLING_POINTS = 10
 """How slowly smoothing sets in: the steep beginning of a run is not dragged along."""
 
+Metric: TypeAlias = Literal["memory", "gradient", "rate", "speed"]
+LONGEST = 3.0
+"""A run compared with is shown up to so many times the length of the one on show."""
 
-@dataclass(frozen=True)
-class ChartView:
-    """How a person wants to see the curves."""
+METRICS: tuple[Metric, ...] = ("memory", "gradient", "rate", "speed")
 
-    log_y: bool = False
-    x_axis: Literal["step", "time"] = "step"
-    smoothing: int = 3
-    """Index into `SMOOTHING`."""
 
-    def smoother(self, change: int) -> ChartView:
-        """Return the view with smoothing changed by so many levels; 0 switches it off."""
-        level = 0 if change == 0 else self.smoothing + change
-        return replace(self, smoothing=min(len(SMOOTHING) - 1, max(0, level)))
+@dataclass(frozen=True, eq=False)
+class OtherRun:
+    """Another run in the chart: compared with (`sign` is a letter), or the parent of a fork."""
+
+    name: str
+    state: RunState
+    sign: str
+    colour: str
+    until: float = math.inf
+    """The step from which on its curve is not shown."""
 
 
 def smooth(values: Sequence[float], kept: float) -> list[float]:
@@ -50,46 +52,137 @@ def smooth(values: Sequence[float], kept: float) -> list[float]:
     return result
 
 
-def loss_plot(state: RunState, view: ChartView) -> Plot:
-    """Return train loss (raw and smoothed), validation loss, and the best validation."""
-    xs = partial(_positions, view=view)
+def loss_plot(state: RunState, view: ChartView, others: Sequence[OtherRun] = ()) -> Plot:
+    """Return train loss (raw and smoothed), validation loss, the best of it, and other runs."""
+    axis = Axis(state, view.x_axis)
     train, validation = state.train_loss, state.val_loss
     kept = SMOOTHING[view.smoothing]
-    curves = [Curve(xs(train), train.values, "chart-raw" if kept else "chart-train")]
+    curves: list[Curve] = []
+    marks: list[Mark] = []
+    furthest = max([Axis(o.state, axis.kind).reached for o in others if o.sign], default=0.0)
+    limits = axis.limits(view, min(furthest, LONGEST * axis.whole[1]))
+    for other in others:
+        found, mark = _other_curves(other, axis, view, limits[1])
+        curves += found
+        if mark is not None:
+            marks.append(mark)
+    xs = axis.positions(train)
+    if view.raw or not kept:
+        colour, sign = ("chart-raw", ".") if kept else ("chart-train", "*")
+        curves.append(Curve(xs, _in_unit(train.values, view.unit), colour, sign))
     if kept:
-        curves.append(Curve(xs(train), smooth(train.values, kept), "chart-train"))
-    curves.append(Curve(xs(validation), validation.values, "chart-validation"))
-    marks: tuple[Mark, ...] = ()
+        smoothed = _in_unit(smooth(train.values, kept), view.unit)
+        curves.append(Curve(xs, smoothed, "chart-train"))
+    measured = _in_unit(validation.values, view.unit)
+    curves.append(Curve(axis.positions(validation), measured, "chart-validation", "o"))
     if state.best_step in validation.steps and state.best_val_loss is not None:
-        index = validation.steps.index(state.best_step)
-        marks = (Mark(xs(validation)[index], state.best_val_loss, "chart-validation"),)
+        place = axis.positions(validation)[validation.steps.index(state.best_step)]
+        marks.append(Mark(place, in_unit(state.best_val_loss, view.unit), "chart-validation"))
     return Plot(
         curves=tuple(curves),
-        marks=marks,
-        x_limits=_x_limits(state, view),
+        marks=tuple(marks),
+        x_limits=limits,
         log_y=view.log_y,
-        x_label=_x_label(view),
+        settling=not view.zoom,
+        references=_references(state, view.unit) if view.references else (),
+        cursor=axis.place(view.cursor) if view.cursor is not None else None,
+        x_label=axis.label,
+        y_label=_LOSS_LABELS[view.unit],
     )
 
 
-def memory_plot(state: RunState, view: ChartView) -> Plot:
-    """Return the memory in use, from zero to what the run needed at most."""
-    memory = state.memory
-    most = _most_memory(state)
-    scale, _ = _binary_scale(most)
-    gigabytes = [value / scale for value in memory.values]
+def metric_plot(state: RunState, view: ChartView, metric: Metric) -> Plot:
+    """Return one of the further measurements along the same axis."""
+    axis = Axis(state, view.x_axis)
+    series = metric_series(state, metric)
+    scale, label = 1.0, _METRIC_LABELS[metric]
+    y_limits = None
+    if metric == "memory":
+        # From zero to what the run needed at most.
+        most = _most_memory(state)
+        scale, _ = _binary_scale(most)
+        y_limits = (0.0, fit_limits([0.0, most / scale])[1])
+    values = [value / scale for value in series.values] if scale != 1.0 else series.values
     return Plot(
-        curves=(Curve(_positions(memory, view), gigabytes, "chart-memory"),),
-        x_limits=_x_limits(state, view),
-        y_limits=(0.0, fit_limits([0.0, most / scale])[1]),
-        x_label=_x_label(view),
-        y_label=lambda value: f"{value:.3g}",
+        curves=(Curve(axis.positions(series), values, METRIC_COLOURS[metric]),),
+        x_limits=axis.limits(view),
+        y_limits=y_limits,
+        settling=not view.zoom and metric != "rate",
+        cursor=axis.place(view.cursor) if view.cursor is not None else None,
+        x_label=axis.label,
+        y_label=label,
     )
+
+
+def metric_series(state: RunState, metric: Metric) -> Series:
+    """Return the measurements."""
+    return {
+        "memory": state.memory,
+        "gradient": state.gradient_norm,
+        "rate": state.learning_rate,
+        "speed": state.speed,
+    }[metric]
 
 
 def memory_unit(state: RunState) -> str:
     """Return the unit of the memory plot's axis."""
     return _binary_scale(_most_memory(state))[1]
+
+
+def _other_curves(
+    other: OtherRun, axis: Axis, view: ChartView, end: float
+) -> tuple[list[Curve], Mark | None]:
+    """Return another run's curves up to `end`, and its sign where they end.
+
+    A run compared with shows one curve, its validation loss where it has one: the eye follows a
+    few lines, not twice as many. A parent shows both, dimmed.
+    """
+    state, own = other.state, Axis(other.state, axis.kind)
+    if math.isfinite(other.until):
+        end = min(end, own.place(other.until))
+    series = [state.val_loss] if other.sign and len(state.val_loss) > 1 else [state.train_loss]
+    if not other.sign:
+        series.append(state.val_loss)
+    kept = SMOOTHING[max(view.smoothing, 1)]
+    curves: list[Curve] = []
+    for each in series:
+        values = smooth(each.values, kept) if each is state.train_loss else each.values
+        xs, ys = _until(own.positions(each), _in_unit(values, view.unit), end)
+        curves.append(Curve(xs, ys, other.colour, (other.sign or ".").lower()))
+    finite = [(x, y) for c in curves for x, y in zip(c.xs, c.ys, strict=True) if math.isfinite(y)]
+    if not other.sign or not finite:
+        return curves, None
+    x, y = max(finite)
+    return curves, Mark(x, y, other.colour, other.sign)
+
+
+def _until(
+    xs: Sequence[float], ys: Sequence[float], end: float
+) -> tuple[Sequence[float], Sequence[float]]:
+    count = bisect.bisect_right(xs, end)
+    return xs[:count], ys[:count]
+
+
+def _in_unit(values: Sequence[float], unit: Unit) -> Sequence[float]:
+    return values if unit == "nats" else [in_unit(value, unit) for value in values]
+
+
+def _references(state: RunState, unit: Unit) -> tuple[Reference, ...]:
+    """Return the losses of guessing blindly, by frequency, and by the last two characters."""
+    started = state.started
+    if started is None:
+        return ()
+    known = [
+        ("guessing", math.log(started.vocabulary_size) if started.vocabulary_size > 1 else None),
+        ("unigram", started.unigram_entropy),
+        ("trigram", started.trigram_entropy),
+    ]
+    label = _LOSS_LABELS[unit]
+    return tuple(
+        Reference(y, f"{'ln V' if name == 'guessing' and unit == 'nats' else name} {label(y)}")
+        for name, value in known
+        if value is not None and math.isfinite(y := in_unit(value, unit))
+    )
 
 
 def _most_memory(state: RunState) -> float:
@@ -100,22 +193,32 @@ def _binary_scale(most: float) -> tuple[float, str]:
     return (2.0**30, "GiB") if most >= 2.0**30 else (2.0**20, "MiB")
 
 
-def _positions(series: Series, view: ChartView) -> Sequence[float]:
-    return series.steps if view.x_axis == "step" else series.seconds
+def _short(value: float) -> str:
+    return f"{value:.3g}"
 
 
-def _x_label(view: ChartView) -> Callable[[float], str]:
-    return formatting.exact if view.x_axis == "step" else formatting.clock
+def _loss_label(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < 1000 else formatting.rate(value)
 
 
-def _x_limits(state: RunState, view: ChartView) -> Limits:
-    if view.x_axis == "step":
-        total = float(state.started.steps) if state.started else float(max(1, state.step))
-        # A run that ended early fills its chart.
-        reached = float(max(1, state.step))
-        return 0.0, growing_limit(reached, total) if state.running else reached
-    reached = max(1.0, state.elapsed_seconds)
-    if not state.running:
-        return 0.0, reached
-    # The estimate of the end moves all the time; rounding it up keeps the axis still.
-    return 0.0, 2.0 ** math.ceil(math.log2(reached / 10)) * 10
+def _perplexity_label(value: float) -> str:
+    return f"{value:.1f}" if abs(value) < 1000 else formatting.count(value)
+
+
+_LOSS_LABELS: dict[Unit, Callable[[float], str]] = {
+    "nats": _loss_label,
+    "bits": _loss_label,
+    "perplexity": _perplexity_label,
+}
+_METRIC_LABELS: dict[Metric, Callable[[float], str]] = {
+    "memory": _short,
+    "gradient": formatting.rate,
+    "rate": formatting.rate,
+    "speed": formatting.count,
+}
+METRIC_COLOURS: dict[Metric, str] = {
+    "memory": "chart-memory",
+    "gradient": "chart-validation",
+    "rate": "chart-train",
+    "speed": "chart-memory",
+}

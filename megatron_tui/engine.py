@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from megatron_model.device import DeviceInfo
+from megatron_model.errors import RequestError
 
 DescribeDevice: TypeAlias = Callable[[], DeviceInfo]
 
@@ -28,6 +29,42 @@ class Engine:
         threading.Thread(
             target=self._load, args=(when_done,), daemon=True, name="engine loader"
         ).start()
+
+    def describe(self, name: str) -> DeviceInfo:
+        """Look at one device by its name, from a thread.
+
+        Raises:
+            RequestError: this machine has no such device.
+        """
+        if self._describe_device is not None or self.state != "ready":
+            known = self.device
+            if known is None or name not in ("auto", known.kind):
+                raise RequestError(f'This machine has no device "{name}".')
+            return known
+        from megatron_model.device import (
+            choose_device,
+            choose_precision,
+            describe_device,
+            measure_matrix_rate,
+        )
+
+        device = choose_device(name)
+        rate = measure_matrix_rate(device, choose_precision("auto", device))
+        return msgspec.structs.replace(describe_device(name), matrix_rate=rate)
+
+    def list_devices(self) -> dict[str, DeviceInfo]:
+        """Look at every device of this machine, from a thread; their memory is that of now."""
+        names = ["auto", "cpu"]
+        if self._describe_device is None and self.state == "ready":
+            import torch
+
+            names += [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+            names += ["mps"] if torch.backends.mps.is_available() else []
+        found = {}
+        for name in names:
+            with contextlib.suppress(RequestError, RuntimeError):
+                found[name] = self.describe(name)
+        return found
 
     def _load(self, when_done: Callable[[], object]) -> None:
         try:

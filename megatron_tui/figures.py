@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
+from typing import Literal
 
 from textual.content import Content
 
 from megatron_model.run_state import LogLine, RunState
 from megatron_model.text import safe
 from megatron_tui import formatting
+from megatron_tui.alerts import Alert
+from megatron_tui.chart_view import SMOOTHING, Axis, ChartView, Unit, in_unit, nearest
+from megatron_tui.curves import Metric, OtherRun, memory_unit, metric_series, smooth
 from megatron_tui.formatting import MISSING
 
 
@@ -24,22 +29,32 @@ def now_figures(state: RunState, *, short: bool = False) -> list[tuple[str, str]
         if not short:
             best += f" at {state.best_step:,}"
     speed = _last(state.speed.values)
-    step_seconds = None
-    if speed and state.started and state.started.batch_size:
-        step_seconds = state.started.batch_size * state.started.block_size / speed
-    entropy = state.started.unigram_entropy if state.started else None
+    per_step = state.characters_per_step
+    step_seconds = per_step / speed if speed and per_step else None
     return [
         ("loss", formatting.loss(train)),
         ("bits/char", f"{bits:.2f}" if bits is not None and math.isfinite(bits) else MISSING),
         ("validation", formatting.loss(validation)),
         ("best", best),
-        ("speed", f"{formatting.count(speed)} char/s"),
+        ("speed", f"{formatting.count(speed)} char/s" if speed else MISSING),
         ("step", formatting.duration(step_seconds)),
         ("rate", formatting.rate(_last(state.learning_rate.values))),
         ("gradient", formatting.rate(_last(state.gradient_norm.values))),
         ("epoch", _epochs(state)),
-        ("unigram", formatting.loss(entropy)),
+        ("data wait", formatting.percent(state.data_wait)),
+        ("MFU", formatting.percent(matrix_share(state))),
     ]
+
+
+def matrix_share(state: RunState) -> float | None:
+    """Return the share of this device's rate in plain matrix products that training reaches.
+
+    What others call MFU, against a measured rate instead of the one in a data sheet.
+    """
+    started, speed = state.started, _last(state.speed.values)
+    if started is None or not speed or not started.flops_per_character or not started.matrix_rate:
+        return None
+    return started.flops_per_character * speed / started.matrix_rate
 
 
 def about_figures(state: RunState) -> list[tuple[str, str]]:
@@ -50,7 +65,7 @@ def about_figures(state: RunState) -> list[tuple[str, str]]:
     return [
         ("model", formatting.count(started.parameters)),
         ("device", safe(started.device, one_line=True)),
-        ("corpus", f"{formatting.count(started.characters)} chars"),
+        ("corpus", formatting.count(started.characters)),
         ("vocab", formatting.exact(started.vocabulary_size)),
     ]
 
@@ -64,45 +79,159 @@ def memory_title(state: RunState) -> str:
     return f"memory, {name}" if device.kind == "gpu" else "memory, RAM of the trainer"
 
 
-def memory_line(state: RunState) -> Content:
-    """Return used, peak and total memory in words."""
+def memory_line(state: RunState, width: int) -> Content:
+    """Return used, peak and total memory in words, as many as fit."""
     device = state.device
     if device is None:
         return Content("")
-    parts = [
+    used = Content.assemble(
         (formatting.size(device.used), "$chart-memory bold"),
-        (f"  peak {formatting.size(device.peak)}  of {formatting.size(device.total)}", "$quiet"),
-    ]
-    if device.utilization is not None:
-        parts.append((f"  busy {formatting.percent(device.utilization)}", "$quiet"))
-    return Content.assemble(*parts)
+        (f" of {formatting.size(device.total)}", "$quiet"),
+    )
+    peak = Content.styled(f"peak {formatting.size(device.peak)}", "$quiet")
+    return joined([used, peak], width, "  ")
 
 
-def loss_legend(state: RunState, smoothing: float, width: int) -> Content:
-    """Return the legend over the loss chart, cut at whole entries."""
+def metric_title(state: RunState, metric: Metric) -> str:
+    """Return the title of a chart."""
+    return {
+        "memory": memory_title(state),
+        "gradient": "gradient norm",
+        "rate": "learning rate",
+        "speed": "speed, characters/s",
+    }[metric]
+
+
+def metric_line(state: RunState, view: ChartView, metric: Metric, width: int) -> Content:
+    """Return the newest value of a measurement in words, or the one at the cursor."""
+    series = metric_series(state, metric)
+    if metric == "memory" and view.cursor is None:
+        return memory_line(state, width)
+    if not len(series):
+        return Content("")
+    write = {"memory": formatting.size, "speed": formatting.count}.get(metric, formatting.rate)
+    index = len(series) - 1 if view.cursor is None else nearest(series.steps, view.cursor)
+    value = series.values[index]
+    colour = f"$chart-{'memory' if metric in ('memory', 'speed') else 'train'} bold"
+    words = [Content.styled(write(value), colour)]
+    finite = [v for v in series.values if math.isfinite(v)]
+    if view.cursor is not None:
+        words.append(Content.styled(f"at step {series.steps[index]:,}", "$quiet"))
+    elif finite and metric != "rate":
+        words.append(Content.styled(f"lowest {write(min(finite))}", "$quiet"))
+        words.append(Content.styled(f"highest {write(max(finite))}", "$quiet"))
+    return joined(words, width, "  ")
+
+
+def metric_note(state: RunState, metric: Metric | Literal[""]) -> str:
+    """Return what stands at the lower edge: how busy the device is, and the unit of one chart."""
+    device = state.device
+    notes = []
+    if device is not None and device.utilization is not None:
+        notes.append(f"busy {formatting.percent(device.utilization)}")
+    if device is not None and device.temperature is not None:
+        notes.append(f"{device.temperature:.0f} °C")
+    if metric == "memory" and len(state.memory):
+        notes.append(memory_unit(state))
+    return " · ".join(notes)
+
+
+def in_words(value: float | None, unit: Unit) -> str:
+    """Return a loss in a unit."""
+    return formatting.loss(None if value is None else in_unit(value, unit))
+
+
+def loss_legend(
+    state: RunState,
+    view: ChartView,
+    width: int,
+    others: Sequence[OtherRun] = (),
+    signs: tuple[str, str, str] = ("━", "━", "◆"),
+) -> Content:
+    """Return the legend over the loss chart, cut at whole entries.
+
+    `signs` are what draws the train loss, the validation loss and the best one.
+    """
+    line, dots, diamond = signs
     train, validation = _last(state.train_loss.values), _last(state.val_loss.values)
     entries = [
-        Content.assemble(("━ ", "$chart-train"), "train ", (formatting.loss(train), "bold")),
-        Content.assemble(
-            ("━ ", "$chart-validation"), "validation ", (formatting.loss(validation), "bold")
-        ),
+        _entry(line, "chart-train", "train", in_words(train, view.unit)),
+        _entry(dots, "chart-validation", "validation", in_words(validation, view.unit)),
     ]
+    for other in others:
+        sign = other.sign or line
+        best_of = in_words(other.state.best_val_loss, view.unit) if other.sign else ""
+        entries.append(_entry(sign, other.colour, formatting.shortened(other.name, 20), best_of))
     if state.best_val_loss is not None and state.best_step is not None:
-        entries.append(
-            Content.assemble(
-                ("◆ ", "$chart-validation"),
-                "best ",
-                (formatting.loss(state.best_val_loss), "bold"),
-                f" at {state.best_step:,}",
-            )
-        )
-    entries.append(Content.assemble((f"smoothing {smoothing:g}" if smoothing else "raw", "$quiet")))
-    line = entries[0]
+        best = _entry(diamond, "chart-validation", "best", in_words(state.best_val_loss, view.unit))
+        entries.append(Content.assemble(best, f" at {state.best_step:,}"))
+    kept = SMOOTHING[view.smoothing]
+    entries.append(Content.styled(f"smoothing {kept:g}" if kept else "not smoothed", "$quiet"))
+    return joined(entries, width)
+
+
+def cursor_line(state: RunState, view: ChartView, width: int) -> Content:
+    """Return the values at the cursor, in place of the legend."""
+    step = view.cursor
+    assert step is not None
+    train, validation, unit = state.train_loss, state.val_loss, view.unit
+    axis = Axis(state, view.x_axis)
+    where = f"step {step:,}"
+    if axis.kind != "step":
+        where += f" · {axis.label(axis.place(step))}"
+    entries = [Content.styled(where, "bold $chart-cursor")]
+    if len(train):
+        index = nearest(train.steps, step)
+        kept = SMOOTHING[view.smoothing]
+        entries.append(_reading("chart-train", "train", in_words(train.values[index], unit)))
+        if kept:
+            smoothed = smooth(train.values[: index + 1], kept)[-1]
+            entries.append(_reading("chart-train", "smooth", in_words(smoothed, unit)))
+    if len(validation):
+        index = nearest(validation.steps, step)
+        value, at = in_words(validation.values[index], unit), validation.steps[index]
+        entry = _reading("chart-validation", "validation", value)
+        entry = entry if at == step else Content.assemble(entry, f" at {at:,}")
+        entries.insert(2, entry)
+    for name, series in (("rate", state.learning_rate), ("gradient", state.gradient_norm)):
+        if len(series):
+            value = formatting.rate(series.values[nearest(series.steps, step)])
+            entries.append(_reading("quiet", name, value))
+    return joined(entries, width, "  ")
+
+
+def _reading(colour: str, name: str, value: str) -> Content:
+    return Content.assemble((f"{name} ", f"${colour}"), (value, "bold"))
+
+
+def joined(entries: Sequence[Content], width: int, gap: str = "   ") -> Content:
+    """Return the entries side by side, as many as fit."""
+    line = entries[0] if entries else Content("")
     for entry in entries[1:]:
-        if line.cell_length + 3 + entry.cell_length > width:
+        if line.cell_length + len(gap) + entry.cell_length > width:
             break
-        line = Content.assemble(line, "   ", entry)
+        line = Content.assemble(line, gap, entry)
     return line
+
+
+def alert_lines(found: Sequence[Alert], chosen: int) -> Content:
+    """Return the chosen alert in words, and how many more there are."""
+    alert = found[chosen]
+    sign, colour = ("✗", "$error") if alert.level == "error" else ("!", "$warning")
+    place = f"{chosen + 1} of {len(found)}  " if len(found) > 1 else ""
+    return Content.assemble(
+        (f"{sign} ", f"bold {colour}"),
+        (place, "$quiet"),
+        (alert.text, f"bold {colour}"),
+        " " if alert.advice else "",
+        alert.advice,
+    )
+
+
+def _entry(sign: str, colour: str, name: str, value: str) -> Content:
+    return Content.assemble(
+        (sign, f"bold ${colour}"), f" {name}", (f" {value}" if value else "", "bold")
+    )
 
 
 def log_lines(state: RunState, limit: int = 200) -> Content:
@@ -125,9 +254,9 @@ def _log_line(line: LogLine, colour: str) -> Content:
 
 def _epochs(state: RunState) -> str:
     started = state.started
-    if started is None or not started.batch_size or not started.characters:
+    if started is None or not state.characters_per_step or not started.characters:
         return MISSING
-    seen = state.step * started.batch_size * started.block_size
+    seen = state.step * state.characters_per_step
     return formatting.times(seen / started.characters)
 
 

@@ -81,7 +81,9 @@ def loss(value: float | None) -> str:
     """Return a loss with the digits that mean something: ``1.482``."""
     if value is None:
         return MISSING
-    return f"{value:.3f}" if math.isfinite(value) else "not a number"
+    if not math.isfinite(value):
+        return "not a number"
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.3g}"
 
 
 def rate(value: float | None) -> str:
@@ -109,6 +111,14 @@ def percent(share: float | None) -> str:
 def plural(number: int, word: str) -> str:
     """Return ``1 step``, ``2 steps``."""
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
+def shortened(text: str, width: int) -> str:
+    """Return `text` cut in its middle to so many characters: its end tells names apart."""
+    if len(text) <= width:
+        return text
+    tail = max(1, (width - 1) // 2)
+    return f"{text[: width - 1 - tail]}…{text[-tail:]}"
 
 
 def _three_digits(scaled: float) -> str:

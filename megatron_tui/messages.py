@@ -8,7 +8,8 @@ from textual.message import Message
 
 from megatron_model.config import RunConfig
 from megatron_model.control import Command
-from megatron_model.run_folder import RunFolder
+from megatron_model.device import DeviceInfo
+from megatron_model.run_folder import Checkpoint, RunFolder
 from megatron_tui.corpus_facts import CorpusFacts
 
 
@@ -23,6 +24,28 @@ class RunRequested(Message):
 @dataclass
 class ResumeRequested(Message):
     """Training of a recorded run should go on."""
+
+    folder: RunFolder
+
+
+@dataclass
+class ForkRequested(Message):
+    """A new run from a checkpoint of another one was asked for."""
+
+    parent: RunFolder
+    checkpoint: Checkpoint
+    name: str
+    config: RunConfig
+
+
+@dataclass
+class DetachRequested(Message):
+    """The run that is trained here should go on in a process of its own."""
+
+
+@dataclass
+class TakeBackRequested(Message):
+    """The run that another process trains should go on here."""
 
     folder: RunFolder
 
@@ -58,3 +81,12 @@ class CorpusInspected(Message):
     """More is known about a corpus."""
 
     facts: CorpusFacts
+
+
+@dataclass
+class DeviceDescribed(Message):
+    """A device was looked at, or there is none of that name."""
+
+    name: str
+    device: DeviceInfo | None
+    error: str = ""

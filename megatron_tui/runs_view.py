@@ -40,7 +40,8 @@ def read_row(folder: RunFolder, trained_here: OpenRun | None = None) -> RunRow:
     if trained_here is not None and trained_here.folder.path == folder.path:
         run = trained_here
     else:
-        run = OpenRun(folder, folder.state(), active=folder.is_active())
+        read = folder.state()
+        run = OpenRun(folder, read, active=folder.is_alive(read))
     state = run.state
     try:
         config = folder.config

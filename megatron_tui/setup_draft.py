@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from megatron_model.config import RunConfig, all_fields, get_setting, with_settings
 from megatron_model.errors import RequestError
-from megatron_model.presets import PRESETS
+from megatron_model.presets import PRESETS, fitted
 from megatron_model.settings import Field
 
 NOT_IN_FORM = ("data.corpus",)
@@ -44,29 +45,72 @@ class Checked:
 
 @dataclass(frozen=True)
 class SetupDraft:
-    """A preset and the texts typed over its values; every change is a new draft."""
+    """A preset and the texts typed over its values; every change is a new draft.
+
+    What is not typed is the preset's, fitted to the corpus and the time budget as the command line
+    does it, so that the same request means the same run in both.
+    """
 
     preset: str
     edits: Mapping[str, str] = field(default_factory=dict)
+    size: int = 0
+    """Of the corpus in bytes; 0 while it is not known, and nothing is fitted."""
 
     def with_preset(self, preset: str) -> SetupDraft:
         """Return the draft on another preset; what was typed gives way to it, but for the data."""
         kept = {key: text for key, text in self.edits.items() if key.startswith("data.")}
-        return SetupDraft(preset, kept)
+        return replace(self, preset=preset, edits=kept)
 
     def with_text(self, key: str, text: str) -> SetupDraft:
         """Return the draft with one field typed over."""
-        edits = {**self.edits, key: text}
-        if text == self._preset_text(key):
-            del edits[key]
-        return replace(self, edits=edits)
+        others = self.without(key)
+        if text == others.text(key):
+            return others
+        return replace(self, edits={**self.edits, key: text})
+
+    def without(self, key: str) -> SetupDraft:
+        """Return the draft with one field as the preset has it."""
+        return replace(self, edits={k: text for k, text in self.edits.items() if k != key})
+
+    def without_edits(self) -> SetupDraft:
+        """Return the draft with nothing typed."""
+        return replace(self, edits={})
+
+    def with_values(self, changes: Mapping[str, object]) -> SetupDraft:
+        """Return the draft with several settings changed at once."""
+        draft = self
+        for key, value in changes.items():
+            draft = draft.with_text(key, value_text(value))
+        return draft
+
+    def with_config(self, config: RunConfig) -> SetupDraft:
+        """Return the draft that amounts to `config`, kept as what differs from the preset."""
+        draft = self.without_edits()
+        # An edit may change what others are fitted to: done when nothing is left to say.
+        for _ in range(len(form_fields())):
+            present = draft.check().config
+            values = {key: get_setting(config, key) for key in form_fields()}
+            wrong = {k: value_text(v) for k, v in values.items() if v != get_setting(present, k)}
+            if not wrong:
+                break
+            draft = replace(draft, edits={**draft.edits, **wrong})
+        return draft
 
     def text(self, key: str) -> str:
         """Return what the field shows."""
-        return self.edits.get(key, self._preset_text(key))
+        typed = self.edits.get(key)
+        return value_text(get_setting(self.check().config, key)) if typed is None else typed
+
+    def preset_text(self, key: str) -> str:
+        """Return what the field would show if nothing were typed over it."""
+        return self.without(key).text(key)
 
     def check(self) -> Checked:
         """Parse and check every edit."""
+        return self._checked
+
+    @cached_property
+    def _checked(self) -> Checked:
         fields = form_fields()
         base = PRESETS[self.preset].config
         good: dict[str, object] = {}
@@ -77,16 +121,17 @@ class SetupDraft:
             except RequestError as error:
                 errors[key] = _without_key(str(error), key)
         try:
-            return Checked(with_settings(base, good), errors)
+            return Checked(self._fitted(with_settings(base, good), good), errors)
         except RequestError as error:
             # Fields that only together are wrong: said at the first that was typed over.
             named = [key for key in fields if key in str(error)]
             edited = [key for key in named if key in self.edits]
             key = (edited or named or list(self.edits))[0]
-            return Checked(base, {**errors, key: _without_key(str(error), key)})
+            errors = {**errors, key: _without_key(str(error), key)}
+            return Checked(self._fitted(base, ()), errors)
 
-    def _preset_text(self, key: str) -> str:
-        return value_text(get_setting(PRESETS[self.preset].config, key))
+    def _fitted(self, config: RunConfig, chosen: Collection[str]) -> RunConfig:
+        return fitted(config, self.size, chosen) if self.size else config
 
 
 def range_text(found: Field) -> str:
@@ -94,8 +139,12 @@ def range_text(found: Field) -> str:
     if found.choices:
         return " or ".join(found.choices)
     if found.low is not None and found.high is not None and found.high < 2**53:
-        return f"{found.low:g} to {found.high:g}"
-    return f"at least {found.low:g}" if found.low is not None else ""
+        return f"{_plain(found.low)} to {_plain(found.high)}"
+    return f"at least {_plain(found.low)}" if found.low is not None else ""
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:g}"
 
 
 def stepped(found: Field, text: str, direction: int) -> str:

@@ -6,21 +6,27 @@ a `RunState`. A run trained by another process is followed through its log in th
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+from megatron_model.command_folder import CommandFolder
 from megatron_model.control import Command, Control
 from megatron_model.errors import RequestError
-from megatron_model.events import Event
+from megatron_model.events import Event, RunStarted
+from megatron_model.handover import last_words, start_successor
+from megatron_model.process import yield_to_other_threads
 from megatron_model.run_folder import RunFolder
 from megatron_model.run_state import RunState
 from megatron_model.text import safe
 from megatron_tui.hub import EventHub
 
-RunTraining: TypeAlias = Callable[[RunFolder, Control], Iterator[Event]]
+RunTraining: TypeAlias = Callable[..., Iterator[Event]]
+"""From a run folder and a control; ``take_over=True`` asks another process for the run first."""
+StartSuccessor: TypeAlias = Callable[[RunFolder], "subprocess.Popen[bytes]"]
 
 Standing: TypeAlias = Literal[
     "new",
@@ -28,6 +34,7 @@ Standing: TypeAlias = Literal[
     "running",
     "paused",
     "stopping",
+    "leaving",
     "stopped",
     "finished",
     "failed",
@@ -48,6 +55,10 @@ class OpenRun:
     active: bool = False
     """Whether any living process trains it."""
     stopping: bool = False
+    leaving: bool = False
+    """Whether another process is about to go on with it in place of this one."""
+    arriving: bool = False
+    """Whether this process is about to go on with it in place of another one."""
     problem: str | None = None
     """Why the trainer ended without a word in the log, if it did."""
     offset: int = 0
@@ -63,10 +74,12 @@ class OpenRun:
         """What is happening to the run, in one word."""
         if self.stopping and self.active:
             return "stopping"
+        if self.leaving and self.active:
+            return "leaving"
         if self.problem is not None:
             return "failed"
         if self.active:
-            if self.state.status in ("new", "finished", "failed"):
+            if self.state.handed_over or self.state.status in ("new", "finished", "failed"):
                 return "starting"
             return "paused" if self.state.status == "paused" else "running"
         if self.state.running:
@@ -85,7 +98,10 @@ class TrainingService:
     """Starts, commands and follows runs; one run is trained here at a time, one is on show."""
 
     def __init__(
-        self, run_training: RunTraining | None = None, now: Callable[[], float] = time.time
+        self,
+        run_training: RunTraining | None = None,
+        now: Callable[[], float] = time.time,
+        start_successor: StartSuccessor = start_successor,
     ) -> None:
         self.now = now
         self.idle = threading.Event()
@@ -99,14 +115,19 @@ class TrainingService:
         self._control = Control()
         self._hub = EventHub()
         self._failure: str | None = None
+        self._start_successor = start_successor
+        self._successors: list[subprocess.Popen[bytes]] = []
+        self._notice: str | None = None
 
     @property
     def busy(self) -> bool:
         """Whether something can still change by itself: `poll` is worth calling."""
         return self.training is not None or (self.shown is not None and self.shown.active)
 
-    def start(self, folder: RunFolder) -> OpenRun:
+    def start(self, folder: RunFolder, *, take_over: bool = False) -> OpenRun:
         """Train the run in `folder` from its latest checkpoint, or from the beginning.
+
+        With `take_over`, the process that trains it now is asked to let it go first.
 
         Raises:
             RequestError: a run is in training already, here or (this one) elsewhere.
@@ -114,15 +135,19 @@ class TrainingService:
         if not self.idle.is_set() or self.training is not None:
             name = self.training.name if self.training else "A run"
             raise RequestError(f"{name} is in training; stop it before another one starts.")
-        if folder.is_active():
+        if folder.is_active() and not take_over:
             raise RequestError(f"{folder.name} is being trained by another process.")
-        events, offset = folder.read_events()
-        run = OpenRun(folder, _fold(events), here=True, active=True, offset=offset)
+        state, offset = folder.fold()
+        run = OpenRun(folder, state, here=True, active=True, offset=offset)
+        run.arriving = take_over
         self.training = self.shown = run
         self._control, self._hub, self._failure = Control(), EventHub(), None
         self.idle.clear()
         threading.Thread(
-            target=self._train, args=(folder, self._control, self._hub), daemon=True, name="trainer"
+            target=self._train,
+            args=(folder, self._control, self._hub, take_over),
+            daemon=True,
+            name="trainer",
         ).start()
         return run
 
@@ -131,24 +156,95 @@ class TrainingService:
         if self.training is not None and self.training.folder.path == folder.path:
             self.shown = self.training
             return self.training
-        active = folder.is_active()
-        events, offset = folder.read_events()
-        self.shown = OpenRun(folder, _fold(events), active=active, offset=offset)
+        self.shown = OpenRun(folder, RunState())
+        self._attach(self.shown)
         return self.shown
 
+    def _attach(self, run: OpenRun) -> None:
+        """Read the run's log; it is followed from there while another process trains the run."""
+        active = run.folder.is_active()
+        run.state, run.offset = run.folder.fold()
+        run.active = active or run.folder.is_alive(run.state)
+
     def command(self, command: Command) -> None:
-        """Ask the trainer of this process for something; it happens between two steps."""
+        """Ask whoever trains the run on show for something; it happens between two steps.
+
+        Raises:
+            RequestError: another process trains it, and its folder cannot be written.
+        """
+        run = self.shown
+        if run is None or run.here or not run.active:
+            self._command_here(command)
+            return
+        CommandFolder(run.folder.path).send(command)
+        run.stopping = run.stopping or command in ("stop", "abort")
+
+    def _command_here(self, command: Command) -> None:
         if self.training is not None:
-            if command == "stop":
+            if command in ("stop", "abort"):
                 self.training.stopping = True
             self._control.put(command)
 
     def stop(self) -> None:
         """Ask the trainer to save and end; safe in a signal handler, and when nothing runs."""
-        self.command("stop")
+        self._command_here("stop")
+
+    @property
+    def leaving(self) -> bool:
+        """Whether another process is about to go on with the run that is trained here."""
+        return self.training is not None and self.training.leaving
+
+    def take_notice(self) -> str | None:
+        """Return, once, what went wrong without ending the run."""
+        notice, self._notice = self._notice, None
+        return notice
+
+    def leave(self) -> None:
+        """Let a process of its own go on with the run, or stop it if that fails; returns at once.
+
+        Safe in a signal handler, and when nothing runs.
+        """
+        # Whoever closed the terminal may end this process too before the other one is ready.
+        self._command_here("save")
+        self.hand_over(or_stop=True)
+
+    def hand_over(self, *, or_stop: bool = False) -> None:
+        """Start a process that goes on with the run, which is trained here until that is ready.
+
+        `or_stop` says what happens when there comes none: save and end, or else train on here.
+        """
+        run = self.training
+        if run is None or run.leaving:
+            return
+        run.leaving = True
+        threading.Thread(
+            target=self._see_off,
+            args=(run, self._control, or_stop),
+            daemon=True,
+            name="hand-over",
+        ).start()
+
+    def _see_off(self, run: OpenRun, control: Control, or_stop: bool) -> None:
+        try:
+            successor = self._start_successor(run.folder)
+            self._successors.append(successor)
+            while successor.poll() is None:
+                if self.idle.wait(0.05):
+                    return
+            if self.idle.is_set():
+                return
+            problem = last_words(run.folder) or "the new process ended at once"
+        except RequestError as error:
+            problem = str(error)
+        run.leaving = False
+        if or_stop:
+            control.put("stop")
+        self._notice = f"{run.name} goes on here: {problem}"
 
     def poll(self) -> bool:
         """Take in what happened; returns whether anything on show changed."""
+        # Successors that ended are buried here.
+        self._successors = [child for child in self._successors if child.poll() is None]
         changed = self._poll_training()
         if self.shown is not None and self.shown.active and not self.shown.here:
             changed = self._poll_log(self.shown) or changed
@@ -165,27 +261,58 @@ class TrainingService:
         if overflowed:
             # The screen stood still for long; the log has everything.
             run.state = run.folder.state()
+            run.arriving = False
+        changed = self._catch_up(run, events) if run.arriving else bool(events)
         for event in events:
             run.state.apply(event)
         if ended:
-            run.here = run.active = run.stopping = False
+            self._let_go(run)
+        return changed or ended
+
+    def _catch_up(self, run: OpenRun, events: list[Event]) -> bool:
+        """Take in what the trainer before us wrote into the log, up to our own beginning."""
+        begun = next((event for event in events if isinstance(event, RunStarted)), None)
+        if begun is None:
+            return self._poll_log(run) or bool(events)
+        theirs, _ = run.folder.read_events(run.offset)
+        for event in theirs:
+            if event == begun:
+                break
+            run.state.apply(event)
+        run.arriving = False
+        return True
+
+    def _let_go(self, run: OpenRun) -> None:
+        """Nobody trains the run in this process any more; another one may."""
+        self.training = None
+        arrived = not run.arriving
+        run.here = run.active = run.stopping = run.leaving = run.arriving = False
+        if not arrived and self._failure is not None:
+            self._notice = self._failure
+        else:
             run.problem = self._failure
-            self.training = None
-        return bool(events) or ended
+        if run.folder.path.exists() and (run.state.handed_over or not arrived):
+            self._attach(run)
 
     def _poll_log(self, run: OpenRun) -> bool:
         if time.monotonic() - run.looked_at < TAIL_SECONDS:
             return False
         run.looked_at = time.monotonic()
-        run.active = run.folder.is_active()
+        active = run.folder.is_active()
         events, run.offset = run.folder.read_events(run.offset)
         for event in events:
             run.state.apply(event)
+        run.active = active or run.here or run.folder.is_alive(run.state)
+        run.stopping = run.stopping and run.active
         return bool(events) or not run.active
 
-    def _train(self, folder: RunFolder, control: Control, hub: EventHub) -> None:
+    def _train(
+        self, folder: RunFolder, control: Control, hub: EventHub, take_over: bool = False
+    ) -> None:
+        options: dict[str, Any] = {"take_over": True} if take_over else {}
+        yield_to_other_threads()
         try:
-            for event in (self._run_training or _load_runner())(folder, control):
+            for event in (self._run_training or _load_runner())(folder, control, **options):
                 hub.put(event)
         except RequestError as error:
             self._failure = str(error)
@@ -199,10 +326,3 @@ def _load_runner() -> RunTraining:
     from megatron_model.runner import run_training  # torch loads here, not at start-up
 
     return run_training
-
-
-def _fold(events: list[Event]) -> RunState:
-    state = RunState()
-    for event in events:
-        state.apply(event)
-    return state

@@ -1,18 +1,18 @@
-"""The dialogs: yes or no, and "please wait" while the trainer saves."""
+"""The dialogs: yes or no, what becomes of a run, and "please wait" while the trainer saves."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Button
 
 from megatron_model.text import safe
+from megatron_tui.screens.modal import ModalScreen
 from megatron_tui.widgets.panel import Text
 
 
@@ -65,21 +65,82 @@ class Confirm(ModalScreen[bool]):
         self.focus_next(Button)
 
 
+Leaving: TypeAlias = Literal["leave", "stop", "stay"]
+"""What becomes of a run when the workbench is left."""
+
+
+class Leave(ModalScreen[Leaving]):
+    """Ask what becomes of the run in training; that nothing is lost is one key away."""
+
+    CSS_PATH = "dialogs.tcss"
+    AUTO_FOCUS = "#leave"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "l",
+            "answer('leave')",
+            "Leave it running",
+            tooltip="Let the run go on in a process of its own",
+            id="leave.leave",
+        ),
+        Binding("s", "answer('stop')", "Stop", tooltip="Save and end the run", id="leave.stop"),
+        Binding("c,escape", "answer('stay')", "Cancel", tooltip="Do nothing", id="leave.stay"),
+        Binding("left,up", "app.focus_previous", show=False),
+        Binding("right,down", "app.focus_next", show=False),
+    ]
+
+    def __init__(self, name: str, step: int) -> None:
+        super().__init__()
+        self._name, self._step = name, step
+
+    def compose(self) -> ComposeResult:
+        """Question, explanation, three buttons."""
+        with Vertical(classes="dialog"):
+            yield Text(Content.styled("Quit while a run is in training?", "bold"))
+            yield Text(
+                f"{self._name} is at step {self._step:,}. It can go on in a process of its own "
+                "that needs no terminal; a workbench opened later finds it. Or it saves a "
+                "checkpoint and ends, and can be resumed.",
+                classes="explanation",
+            )
+            with Horizontal(classes="buttons"):
+                for answer, key, label in (
+                    ("leave", "l", "Leave it running"),
+                    ("stop", "s", "Stop and save"),
+                    ("stay", "c", "Cancel"),
+                ):
+                    yield Button(
+                        Content.assemble((key, "underline"), f"  {label}"), id=answer, compact=True
+                    )
+
+    @on(Button.Pressed)
+    def _press(self, event: Button.Pressed) -> None:
+        self.action_answer(event.button.id or "stay")
+
+    def action_answer(self, answer: str) -> None:
+        """Close with the answer."""
+        answers: dict[str, Leaving] = {"leave": "leave", "stop": "stop"}
+        self.dismiss(answers.get(answer, "stay"))
+
+
 class Saving(ModalScreen[None]):
-    """Say that the trainer saves; it goes away with the program."""
+    """Say that the trainer saves or hands over; it goes away with the program."""
 
     CSS_PATH = "dialogs.tcss"
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, leaving: bool = False) -> None:
         super().__init__()
         self._name = name
+        self._leaving = leaving
 
     def compose(self) -> ComposeResult:
         """Two sentences."""
         with Vertical(classes="dialog"):
-            yield Text(Content.styled("Saving…", "bold"))
+            yield Text(Content.styled("Handing over…" if self._leaving else "Saving…", "bold"))
             yield Text(
-                f"{self._name} finishes its step and saves a checkpoint; "
+                f"{self._name} trains on while a process of its own gets ready and takes it over; "
+                "then the workbench closes."
+                if self._leaving
+                else f"{self._name} finishes its step and saves a checkpoint; "
                 "then the workbench closes.",
                 classes="explanation",
             )

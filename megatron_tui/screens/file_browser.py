@@ -12,10 +12,10 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import DirectoryTree
 
 from megatron_model.text import safe
+from megatron_tui.screens.modal import ModalScreen
 from megatron_tui.widgets.panel import Text
 
 

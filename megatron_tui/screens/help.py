@@ -1,4 +1,4 @@
-"""The help: what the keys of the screen beneath do, read from its bindings."""
+"""The help: what the panel with the focus is for, and every key that acts now."""
 
 from __future__ import annotations
 
@@ -8,19 +8,33 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen, Screen
+from textual.dom import DOMNode
+from textual.screen import Screen
 
+from megatron_tui.screens.modal import ModalScreen
 from megatron_tui.widgets.key_bar import shown_key
-from megatron_tui.widgets.panel import Text
+from megatron_tui.widgets.panel import Panel, Text
+
+KEYS_WIDTH = 12
 
 
 class HelpScreen(ModalScreen[None]):
-    """A list of keys."""
+    """An explanation and lists of keys."""
 
     CSS_PATH = "help.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,question_mark,f1,q", "close", "Close", tooltip="Close", id="help.close"),
-    ]
+        Binding("down,j", "scroll(1)", "Down", show=False, tooltip="Scroll down", id="help.down"),
+        Binding("up,k", "scroll(-1)", "Up", show=False, tooltip="Scroll up", id="help.up"),
+        Binding(
+            "pagedown,ctrl+d,space", "scroll(10)", "Page down", show=False, tooltip="Page down",
+            id="help.page_down",
+        ),
+        Binding(
+            "pageup,ctrl+u", "scroll(-10)", "Page up", show=False, tooltip="Page up",
+            id="help.page_up",
+        ),
+    ]  # fmt: skip
 
     def __init__(self, title: str, beneath: Screen[Any]) -> None:
         super().__init__()
@@ -28,35 +42,68 @@ class HelpScreen(ModalScreen[None]):
         self._beneath = beneath
 
     def compose(self) -> ComposeResult:
-        """Title and list."""
+        """Panel, screen, everywhere."""
         with Vertical(classes="help"):
-            yield Text(Content.styled(f"Keys of the {self._title} screen", "bold"))
-            with VerticalScroll():
-                yield Text(self._keys())
-            yield Text(Content.assemble(("esc", "bold $primary"), " closes"), classes="hint")
+            with VerticalScroll(can_focus=False):
+                yield Text(self._everything())
+            yield Text(
+                Content.assemble(
+                    ("↑ ↓", "bold $primary"), " scroll   ", ("esc", "bold $primary"), " closes   ",
+                    "keys.toml changes keys",
+                ),
+                classes="hint",
+            )  # fmt: skip
 
     def action_close(self) -> None:
         """Close the help."""
         self.dismiss()
 
-    def _keys(self) -> Content:
-        own: dict[str, tuple[list[str], str]] = {}
+    def action_scroll(self, lines: int) -> None:
+        """Scroll."""
+        self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
+
+    def _everything(self) -> Content:
+        panel = panel_of(self._beneath.focused)
+        of_panel: dict[str, tuple[list[str], str]] = {}
+        of_screen: dict[str, tuple[list[str], str]] = {}
         everywhere: dict[str, tuple[list[str], str]] = {}
         for node, binding, _enabled, tooltip in self._beneath.active_bindings.values():
             if not binding.id:
                 continue
-            group = everywhere if node is self.app else own
+            group = of_panel
+            if node is self.app:
+                group = everywhere
+            elif node is self._beneath:
+                group = of_screen
             keys, _ = group.setdefault(binding.id, ([], tooltip or binding.description))
             key = shown_key(binding, self.app.get_key_display(binding))
             if key not in keys:
                 keys.append(key)
         declared = [getattr(binding, "id", "") for binding in self.app.BINDINGS]
         everywhere = dict(sorted(everywhere.items(), key=lambda item: declared.index(item[0])))
-        lines = [_line(keys, words) for keys, words in own.values()]
+        lines: list[Content] = []
+        if panel is not None and (panel.EXPLANATION or of_panel):
+            lines.append(Content.styled(f"{panel.title} panel", "bold"))
+            if panel.EXPLANATION:
+                lines.append(Content.styled(panel.EXPLANATION, "$quiet"))
+        elif of_panel:
+            lines.append(Content.styled("Here", "bold"))
+        lines += [_line(keys, words) for keys, words in of_panel.values()]
+        if lines:
+            lines.append(Content(""))
+        lines.append(Content.styled(f"{self._title} screen", "bold"))
+        lines += [_line(keys, words) for keys, words in of_screen.values()]
         lines += [Content(""), Content.styled("Everywhere", "bold")]
         lines += [_line(keys, words) for keys, words in everywhere.values()]
         return Content("\n").join(lines)
 
 
+def panel_of(node: DOMNode | None) -> Panel | None:
+    """Return the panel that a widget is in."""
+    while node is not None and not isinstance(node, Panel):
+        node = node.parent
+    return node
+
+
 def _line(keys: list[str], words: str) -> Content:
-    return Content.assemble((" ".join(keys).ljust(10), "bold $primary"), " ", words)
+    return Content.assemble((" ".join(keys).ljust(KEYS_WIDTH), "bold $primary"), " ", words)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from textual.app import ComposeResult
 from textual.geometry import Size
-from textual.screen import ModalScreen
 
+from megatron_tui.screens.modal import ModalScreen
 from megatron_tui.widgets.panel import Text
 
 MINIMUM = Size(80, 24)

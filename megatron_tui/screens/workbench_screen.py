@@ -46,6 +46,8 @@ class WorkbenchScreen(Screen[None]):
 
     def update_run(self) -> None:
         """Show the present state of the run."""
+        if not self.is_mounted:
+            return  # it will, once it is there: the run can be quicker than its screen
         training = self.workbench.training
         spoken_of = training.training or training.shown
         header = self.query_one(WorkbenchHeader)

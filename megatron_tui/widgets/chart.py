@@ -12,7 +12,9 @@ from textual.strip import Strip
 from textual.theme import Theme
 from textual.widget import Widget
 
-from megatron_tui.charts import Painter, Plot, Run
+from megatron_tui.chart_layers import Run
+from megatron_tui.charts import Painter, Plot
+from megatron_tui.terminal import draws_braille, has_colours
 
 MINIMUM_WIDTH, MINIMUM_HEIGHT = 20, 4
 
@@ -27,7 +29,9 @@ class Chart(Widget):
     def __init__(self, empty: str, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._empty = empty
-        self._painter = Painter()
+        self.ascii_only = not draws_braille()
+        self.colours = has_colours()
+        self._painter = Painter(ascii_only=self.ascii_only, colours=self.colours)
         self._plot = Plot()
         self._rows: list[list[Run]] = []
         self._strips: list[Strip] = []

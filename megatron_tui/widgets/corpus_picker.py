@@ -7,9 +7,11 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.message import Message
 from textual.suggester import Suggester
@@ -19,7 +21,8 @@ from textual.widgets.option_list import Option
 from megatron_model.errors import RequestError
 from megatron_model.text import safe
 from megatron_tui import formatting
-from megatron_tui.corpus_facts import CorpusFacts
+from megatron_tui.corpus_facts import CorpusFacts, EncodingProblem
+from megatron_tui.screens.modal import Options
 from megatron_tui.widgets.panel import Panel, Text
 
 
@@ -55,8 +58,51 @@ def complete_path(value: str) -> str | None:
     return f"{folder}{slash}{name}{'/' if is_folder else ''}"
 
 
+class PathInput(Input):
+    """A path that tab completes, as in a shell; without a completion tab goes on."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "tab", "complete", "Complete", tooltip="Complete the path", id="path.complete",
+            priority=True,
+        ),
+        Binding("down", "leave", "List", show=False, tooltip="Go to the list", id="path.list"),
+        Binding("escape", "clear", "Clear", show=False, tooltip="Clear the path", id="path.clear"),
+    ]  # fmt: skip
+
+    def __init__(self, value: str = "", *, id: str, placeholder: str = "") -> None:
+        super().__init__(
+            value, placeholder=placeholder, compact=True, suggester=PathSuggester(), id=id
+        )
+        self.cursor_blink = False
+
+    def action_complete(self) -> None:
+        """Take what the path is completed with, asked for anew: keys may be ahead of it."""
+        found = complete_path(self.value)
+        if found is None or found == self.value:
+            self.screen.focus_next()
+        else:
+            self.value = found
+            self.cursor_position = len(found)
+
+    def action_leave(self) -> None:
+        """Go to what comes next."""
+        self.screen.focus_next()
+
+    def action_clear(self) -> None:
+        """Forget what was typed, and go on."""
+        self.value = ""
+        self.screen.focus_next()
+
+
 class CorpusPicker(Panel):
     """A path to type, a list to choose from, and what is known of the choice."""
+
+    EXPLANATION: ClassVar[str] = (
+        "The text to learn from. Up and down choose one of those of recent runs and the built-in "
+        "ones; a path can be typed above the list (tab completes it) or browsed for. Below stands "
+        "what is known of the text; its X-ray tells more, and reads it in another encoding."
+    )
 
     DEFAULT_CSS = """
     CorpusPicker {
@@ -78,13 +124,8 @@ class CorpusPicker(Panel):
 
     def compose(self) -> ComposeResult:
         """Path, list, facts."""
-        yield Input(
-            placeholder="path of a text or folder",
-            compact=True,
-            suggester=PathSuggester(),
-            id="path",
-        )
-        yield OptionList(id="corpora", markup=False)
+        yield PathInput(placeholder="path of a text or folder", id="path")
+        yield Options(id="corpora", markup=False)
         yield Text(classes="facts")
 
     @property
@@ -136,15 +177,17 @@ class CorpusPicker(Panel):
         except RequestError as error:
             self.show_facts(CorpusFacts(spec, error=str(error)))
             return
-        self.query_one(Input).value = ""
+        self.query_one(PathInput).value = ""
         self.add([spec], choose=True)
         self.query_one(OptionList).focus()
 
 
 def facts_line(facts: CorpusFacts) -> Content:
     """Return what is known of a corpus in a few words."""
+    if facts.problem is not None:
+        return _problem_line(facts.problem)
     if facts.error:
-        return Content(safe(facts.error, one_line=True))
+        return Content("✗ " + safe(facts.error, one_line=True))
     words = [formatting.size(facts.size)] if facts.size is not None else []
     if facts.files > 1:
         words.append(formatting.plural(facts.files, "file"))
@@ -156,6 +199,15 @@ def facts_line(facts: CorpusFacts) -> Content:
     elif facts.progress is not None:
         words.append(f"reading {formatting.percent(facts.progress)}")
     return Content(", ".join(words))
+
+
+def _problem_line(problem: EncodingProblem) -> Content:
+    """Say in two lines what the full sentence says in three; the X-ray has the whole."""
+    line = f"✗ not {problem.encoding}: line {problem.line:,}, byte {problem.offset:,}; "
+    if not problem.guess:
+        return Content.assemble(safe(line, one_line=True), " ", ("e", "bold $primary"), " chooses")
+    line += f"looks like {problem.guess} ({formatting.percent(problem.confidence)}),"
+    return Content.assemble(safe(line, one_line=True), " ", ("e", "bold $primary"), " chooses")
 
 
 def _title(spec: str) -> Content:

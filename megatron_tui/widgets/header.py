@@ -21,6 +21,7 @@ SIGNS: dict[Standing, tuple[str, str]] = {
     "running": ("●", "$success"),
     "paused": ("‖", "$accent"),
     "stopping": ("◌", "$accent"),
+    "leaving": ("◌", "$accent"),
     "stopped": ("■", "$accent"),
     "finished": ("✓", "$success"),
     "failed": ("✗", "$error"),

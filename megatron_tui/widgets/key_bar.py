@@ -50,6 +50,7 @@ class KeyBar(Widget):
         if screen is not self.screen or not screen.is_current:
             return
         found: dict[str, tuple[str, str, bool, str]] = {}
+        seen: set[str] = set()
         for node, binding, enabled, _ in screen.active_bindings.values():
             if not (binding.show and binding.id and enabled):
                 continue
@@ -57,11 +58,13 @@ class KeyBar(Widget):
             if binding.description in found:
                 # Keys that share a word are one entry: "+ - 0 Smoothing".
                 first, word, everywhere, name = found[binding.description]
-                if key not in first.split():
+                # Of several keys that do the same, the first that acts here is enough.
+                if binding.id not in seen and key not in first.split():
                     found[binding.description] = (f"{first} {key}", word, everywhere, name)
             else:
                 everywhere = node is self.app
                 found[binding.description] = (key, binding.description, everywhere, binding.id)
+            seen.add(binding.id)
         # The keys of the program in the order it declares them: Textual lists inherited ones first.
         order = [getattr(binding, "id", None) for binding in self.app.BINDINGS]
         self.keys = tuple(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from textual.containers import Vertical
 from textual.content import Content
 from textual.widget import Widget
@@ -12,6 +14,9 @@ from megatron_model.text import safe
 
 class Panel(Vertical):
     """A frame with a title."""
+
+    EXPLANATION: ClassVar[str] = ""
+    """What the help says of this panel while it has the focus."""
 
     DEFAULT_CSS = """
     Panel {
@@ -30,6 +35,11 @@ class Panel(Vertical):
         super().__init__(*children, id=id, classes=classes)
         self._title = self._subtitle = ""
         self.set_title(title)
+
+    @property
+    def title(self) -> str:
+        """The title on show."""
+        return safe(self._title, one_line=True)
 
     def set_title(self, title: str) -> None:
         """Show another title; it is text, not markup."""

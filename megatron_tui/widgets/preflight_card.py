@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 from textual.app import ComposeResult
 from textual.content import Content
 
-from megatron_model.preflight import Preflight
+from megatron_model.preflight import MUCH_REPETITION, Preflight
 from megatron_model.text import safe
 from megatron_tui import formatting
 from megatron_tui.widgets.panel import Panel, Text
 
+LABEL_WIDTH = 8
+
 
 class PreflightCard(Panel):
-    """Figures, then problems in red and warnings; `note` says what is not known yet."""
+    """Problems in red, figures, warnings; `note` says what is not known yet."""
+
+    EXPLANATION: ClassVar[str] = (
+        "What the run will cost, worked out anew with every change. Memory is weights, gradients, "
+        "optimizer and the activations of one pass; time is an estimate until it is measured with "
+        "real steps. A red card does not fit: it says what to change, and F changes it."
+    )
 
     def __init__(self) -> None:
         super().__init__("preflight", id="preflight")
@@ -21,40 +32,96 @@ class PreflightCard(Panel):
         """One text."""
         yield Text()
 
-    def show(self, result: Preflight | None, note: str = "") -> None:
-        """Write the card; without a result, the note alone."""
-        self.set_class(result is not None and bool(result.problems), "-problem")
-        text = self.query_one(Text)
-        if result is None:
-            text.show(Content.styled(note, "$quiet"), layout=True)
-            return
+    def show(
+        self,
+        result: Preflight,
+        note: str = "",
+        *,
+        problems: Sequence[str] = (),
+        device: str = "",
+        fixable: bool = False,
+    ) -> None:
+        """Write the card; `device` is where the run would compute."""
+        self.set_class(bool(problems), "-problem")
+        self.set_title("preflight: not like this" if problems else "preflight")
+        self.set_subtitle(device)
         # What stands in the way comes first: on a small terminal the end of the card is cut off.
-        lines = [Content.styled(f"✗ {safe(problem)}", "$error") for problem in result.problems]
-        lines += [
-            Content.assemble((f"{label:<11}", "$quiet"), (value, style))
-            for label, value, style in preflight_rows(result)
-        ]
-        lines += [Content.styled(f"! {safe(warning)}", "$warning") for warning in result.warnings]
+        lines = [Content.styled(f"✗ {safe(problem)}", "$error") for problem in problems]
+        if problems and fixable:
+            lines.append(Content.assemble(("F", "bold $primary"), " changes what is needed"))
         if note:
-            lines.append(Content.styled(note, "$quiet"))
-        text.show(Content("\n").join(lines), layout=True)
+            lines.append(Content.styled(note, "$accent"))
+        lines += [
+            Content.assemble(("" if label is None else f"{label:<{LABEL_WIDTH}}", "$quiet"), *parts)
+            for label, parts in preflight_rows(result)
+        ]
+        for warning in result.warnings:
+            lines.append(Content.styled(f"! {safe(warning)}", "$warning"))
+        if result.warnings and fixable and not problems:
+            lines.append(Content.assemble(("F", "bold $primary"), " takes fewer steps"))
+        self.query_one(Text).show(Content("\n").join(lines), layout=True)
 
 
-def preflight_rows(result: Preflight) -> list[tuple[str, str, str]]:
-    """Return (label, value, style) of each figure."""
-    memory = formatting.size(result.total_bytes)
-    if result.memory_free is not None:
-        memory += f" of {formatting.size(result.memory_free)}"
+Part = tuple[str, str]
+
+
+def preflight_rows(result: Preflight) -> list[tuple[str | None, list[Part]]]:
+    """Return the label and the styled parts of each figure."""
     # The words of the problem say it too: colour alone means nothing.
     style = {True: "bold $success", False: "bold $error", None: "bold"}[result.fits]
-    seconds = result.seconds
-    time = formatting.MISSING if seconds is None else f"about {formatting.duration(seconds)}"
+    memory = [(formatting.size(result.total_bytes), style)]
+    if result.memory_free is not None:
+        memory.append((f" of {formatting.size(result.memory_free)} free", "$quiet"))
+    step = [(f"{result.characters_per_step:,}", "bold"), (" characters", "$quiet")]
+    if result.total_characters is not None:
+        step = [
+            (f"{result.characters_per_step:,}", "bold"), (" chars, in all ", "$quiet"),
+            (formatting.count(result.total_characters), "bold"),
+        ]  # fmt: skip
+    over = result.epochs is not None and result.epochs > MUCH_REPETITION
+    epochs = [(formatting.times(result.epochs), "bold $warning" if over else "bold")]
+    held = formatting.count(result.validation_characters)
+    split = [(formatting.count(result.training_characters), "bold"), (", held back ", "$quiet"),
+             (held, "bold")]  # fmt: skip
+    disk = [(formatting.size(result.checkpoint_bytes), "bold")]
+    if result.disk_free is not None:
+        disk.append((f" of {formatting.size(result.disk_free)} free", "$quiet"))
     return [
-        ("parameters", formatting.count(result.parameters), "bold"),
-        ("memory", memory, style),
-        ("a step", f"{result.characters_per_step:,} characters", "bold"),
-        ("the run", f"{formatting.count(result.total_characters)} characters", "bold"),
-        ("epochs", formatting.times(result.epochs), "bold"),
-        ("time", time, "bold"),
-        ("on disk", formatting.size(result.checkpoint_bytes), "bold"),
+        ("model", [(formatting.count(result.parameters), "bold"), (" parameters", "$quiet")]),
+        ("memory", memory),
+        *_memory_parts(result),
+        ("a step", step),
+        ("split", split),
+        ("epochs", epochs),
+        ("time", _time(result)),
+        ("on disk", disk),
     ]
+
+
+def _memory_parts(result: Preflight) -> list[tuple[str | None, list[Part]]]:
+    """Return what the estimate is made of, or that it was measured as a whole."""
+    if result.measured:
+        return [("", [("measured, all parts together", "$quiet")])]
+    parts = [
+        ("weights", result.weights_bytes),
+        ("gradients", result.gradients_bytes),
+        ("optimizer", result.optimizer_bytes),
+        ("activations", result.activations_bytes),
+    ]
+    shown = [[(f"{name} ", "$quiet"), (_short_size(number), "")] for name, number in parts]
+    gap = ("  ", "")
+    # Under the label, not beside it: two lines of two have room on the narrowest card.
+    return [(None, [*shown[0], gap, *shown[1]]), (None, [*shown[2], gap, *shown[3]])]
+
+
+def _time(result: Preflight) -> list[Part]:
+    if result.seconds is None:
+        return [(formatting.MISSING, "bold")]
+    if result.measured:
+        return [(formatting.duration(result.seconds), "bold"), (", from measured steps", "$quiet")]
+    return [("about ", "$quiet"), (formatting.duration(result.seconds), "bold")]
+
+
+def _short_size(number: int) -> str:
+    """Return ``430M``: the unit in full stands in the line above."""
+    return formatting.size(number).replace(" ", "").removesuffix("iB")

@@ -2,162 +2,304 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
 from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
+from textual.message import Message
 from textual.widgets import Input
 
 from megatron_model.settings import Field
 from megatron_model.text import safe
 from megatron_tui.setup_draft import range_text
 from megatron_tui.widgets.panel import Panel, Text
-from megatron_tui.widgets.settings_list import VALUE_WIDTH, SettingsList
-
-DIGITS = "0123456789"
+from megatron_tui.widgets.settings_list import VALUE_WIDTH, SettingsList, label
 
 
-class SettingsForm(Panel):
-    """Values are shown by `show`; `SettingsList.Edited` says what a person made of them.
+class ValueEditor(Input):
+    """Lies over the value under the cursor while it is typed.
 
     The keys have priority: they act before the next key is handed out, so that a value typed fast
     or pasted arrives whole.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "edit", "Edit", tooltip="Type a value", id="settings.edit", priority=True),
-        *(
-            Binding(key, f"type('{text}')", show=False, priority=True)
-            for key, text in [*zip(DIGITS, DIGITS, strict=True), ("full_stop", "0.")]
-        ),
-        Binding("enter", "leave(0)", show=False, priority=True),
-        Binding("down,tab", "leave(1)", show=False, priority=True),
-        Binding("up,shift+tab", "leave(-1)", show=False, priority=True),
+        Binding("enter", "leave(0)", "Keep", tooltip="Keep it", id="editor.keep", priority=True),
         Binding(
-            "escape", "revert", "Revert", tooltip="Forget it", id="settings.revert", priority=True
+            "down,tab", "leave(1)", "Next", show=False, tooltip="Keep it, go to the setting below",
+            id="editor.next", priority=True,
         ),
+        Binding(
+            "up,shift+tab", "leave(-1)", "Previous", show=False,
+            tooltip="Keep it, go to the setting above", id="editor.previous", priority=True,
+        ),
+        Binding(
+            "escape", "revert", "Revert", tooltip="Forget what was typed", id="editor.revert",
+            priority=True,
+        ),
+    ]  # fmt: skip
+
+    def __init__(self, close: Callable[[int, bool], None]) -> None:
+        """`close` is called at once with how many rows to go on, and whether to revert."""
+        super().__init__(compact=True, select_on_focus=False, id="editor")
+        self.cursor_blink = False
+        self._close = close
+
+    def action_leave(self, change: int) -> None:
+        """Keep what was typed; go to another row."""
+        self._close(change, False)
+
+    def action_revert(self) -> None:
+        """Forget what was typed."""
+        self._close(0, True)
+
+
+class FindField(Input):
+    """What is typed here narrows the list."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "enter,down", "take", "Take", tooltip="Go to the first one", id="find.take",
+            priority=True,
+        ),
+        Binding(
+            "escape", "clear", "Clear", tooltip="List every setting", id="find.clear",
+            priority=True,
+        ),
+    ]  # fmt: skip
+
+    def __init__(self, close: Callable[[], None]) -> None:
+        super().__init__(placeholder="find a setting", compact=True, id="find")
+        self.cursor_blink = False
+        self._close = close
+
+    def action_take(self) -> None:
+        """Go to the first of what was found."""
+        self._close()
+
+    def action_clear(self) -> None:
+        """Go back to where the search began."""
+        self.value = ""
+        self._close()
+
+
+class SettingsForm(Panel):
+    """Values are shown by `show`; `SettingsList.Edited` says what a person made of them."""
+
+    EXPLANATION: ClassVar[str] = (
+        "Every setting of a run. Left and right step the value, enter or a digit types one, space "
+        "goes through choices, backspace puts the preset's value back. What differs from the "
+        "preset has a star and the preset's value behind it; D lists only those, / finds one."
+    )
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "list_all", "All", tooltip="List every setting again", id="settings.all"),
     ]
 
     DEFAULT_CSS = """
     SettingsForm {
         layers: base editor;
         #editor { layer: editor; display: none; position: absolute; }
+        #find { display: none; }
         .about { height: 2; color: $quiet; }
     }
     """
 
+    @dataclass
+    class Paused(Message):
+        """A value was typed to its end: what comes next is another change."""
+
     def __init__(self, title: str, fields: Mapping[str, Field], id: str | None = None) -> None:
         super().__init__(title, id=id)
+        self._plain_title = title
         self._fields = fields
         self._texts: Mapping[str, str] = {}
+        self._edited: Set[str] = frozenset()
         self._errors: Mapping[str, str] = {}
-        self._before = ""
+        self._preset: Mapping[str, str] = {}
+        self._before = self._search_from = ""
+        self.only_changed = False
+        """Whether only what differs from the preset is listed."""
 
     def compose(self) -> ComposeResult:
         """List over help; the editor lies over the list while something is typed."""
-        yield SettingsList(self._fields)
+        yield FindField(self._end_search)
+        yield SettingsList(self._fields, self._open_editor)
         yield Text(classes="about")
-        editor = Input(compact=True, select_on_focus=False, id="editor")
-        editor.cursor_blink = False
-        yield editor
+        yield ValueEditor(self._close_editor)
 
-    def show(self, texts: Mapping[str, str], edited: Set[str], errors: Mapping[str, str]) -> None:
+    @property
+    def settings(self) -> SettingsList:
+        """The list."""
+        return self.query_one(SettingsList)
+
+    def show(
+        self,
+        texts: Mapping[str, str],
+        edited: Set[str],
+        errors: Mapping[str, str],
+        preset: Mapping[str, str] | None = None,
+    ) -> None:
         """Fill in the rows."""
-        self._texts, self._errors = texts, errors
-        self.query_one(SettingsList).show(texts, edited, errors)
+        self._texts, self._edited, self._errors = texts, edited, errors
+        self._preset = preset or {}
+        self.settings.show(texts, edited, errors, preset)
+        self._narrow()
         self._show_help()
 
     def focus_error(self) -> None:
         """Put the cursor on the first row that is wrong."""
-        settings = self.query_one(SettingsList)
+        self.list_all()
         for key in self._fields:
             if key in self._errors:
-                settings.go_to(key)
-                settings.focus()
+                self.go_to(key)
                 return
+
+    def go_to(self, key: str) -> None:
+        """Put cursor and focus on a setting."""
+        self.settings.go_to(key)
+        self.settings.focus()
+
+    def find(self) -> None:
+        """Let a name be typed."""
+        field = self.query_one(FindField)
+        self.only_changed = False
+        self._search_from = self.settings.field.key
+        field.value = ""
+        field.display = True
+        field.focus()
+
+    def list_changed(self) -> None:
+        """List only what differs from the preset, or everything again."""
+        self.only_changed = not self.only_changed and bool(self._edited)
+        self._narrow()
+        self.settings.focus()
+
+    def list_all(self) -> None:
+        """List every setting."""
+        self.only_changed = False
+        self._close_find()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """What is whole cannot be made whole."""
+        if action == "list_all":
+            return self.only_changed
+        return True
+
+    def action_list_all(self) -> None:
+        """List every setting."""
+        self.list_all()
 
     @on(SettingsList.Moved)
     def _show_help(self) -> None:
         about = self.query_one(".about", Text)
-        found = self.query_one(SettingsList).field
+        found = self.settings.field
         error = self._errors.get(found.key, "")
         if error:
-            about.show(Content.styled(safe(error, one_line=True), "$error"))
+            about.show(Content.styled(f"✗ {safe(error, one_line=True)}", "$error"))
             return
         scope = "" if found.choices else range_text(found)
+        if found.unit and not scope.endswith(found.unit):
+            scope = f"{scope} {found.unit}".strip()
+        if found.key in self._edited and found.key in self._preset:
+            preset = safe(self._preset[found.key], one_line=True) or "empty"
+            scope = f"{scope}  preset {preset}".strip()
         about.show(Content.assemble(found.description, (f"  {scope}" if scope else "", "$primary")))
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Some keys belong to the list, some to the editor over it, and none to other widgets."""
-        if action in ("edit", "type"):
-            return self.query_one(SettingsList).has_focus
-        if action in ("leave", "revert"):
-            return self._editing
-        return True
+    @on(Input.Changed, "#find")
+    def _search(self, event: Input.Changed) -> None:
+        event.stop()
+        self._narrow()
 
-    def action_edit(self) -> None:
-        """Type over the value under the cursor, or take the next of its choices."""
-        settings = self.query_one(SettingsList)
-        if settings.field.choices:
-            settings.action_step(1)
+    def _end_search(self) -> None:
+        self._narrow()  # the last key may still be under way
+        searched = bool(self.query_one(FindField).value)
+        found = self.settings.field.key if searched else self._search_from
+        self.screen.set_focus(self.settings)
+        self._close_find()
+        self.settings.go_to(found)
+
+    def _close_find(self) -> None:
+        field = self.query_one(FindField)
+        field.display = False
+        with field.prevent(Input.Changed):
+            field.value = ""
+        self._narrow()
+
+    def _narrow(self) -> None:
+        """List what was asked for: what differs, what was searched, or everything."""
+        words = self.query_one(FindField).value.lower().split()
+        keys: list[str] | None = None
+        if words:
+            keys = find_settings(self._fields, words)
+        elif self.only_changed and self._edited:
+            keys = [key for key in self._fields if key in self._edited]
         else:
-            self._open_editor(self._texts.get(settings.field.key, ""))
+            self.only_changed = False
+        self.settings.list_only(keys)
+        none = words and not keys
+        self.query_one(FindField).set_class(bool(none), "-none")
+        self.set_title(
+            f"{self._plain_title} that differ" if self.only_changed else self._plain_title
+        )
+        self.set_subtitle(
+            "no setting is called that" if none
+            else f"{len(self._edited)} changed" if self._edited else ""
+        )  # fmt: skip
 
-    def action_type(self, text: str) -> None:
-        """Begin a new value."""
-        if not self.query_one(SettingsList).field.choices:
-            self._open_editor(text)
-
-    def action_leave(self, change: int) -> None:
-        """Keep what was typed; go to another row."""
-        # Taken from the editor: the message of the last key may still be under way.
-        self._typed(self.query_one("#editor", Input).value)
-        self._close_editor(change)
-
-    def _close_editor(self, change: int = 0) -> None:
-        settings = self.query_one(SettingsList)
-        # First the focus: Textual looks for a place of its own for that of a widget that is hidden.
-        self.screen.set_focus(settings)
-        self.query_one("#editor").display = False
-        if change:
-            settings.action_move(change)
-
-    def action_revert(self) -> None:
-        """Forget what was typed."""
-        self._typed(self._before)
-        self._close_editor()
-
-    @property
-    def _editing(self) -> bool:
-        return bool(self.query_one("#editor").display)
-
-    def _open_editor(self, text: str) -> None:
-        settings, editor = self.query_one(SettingsList), self.query_one("#editor", Input)
+    def _open_editor(self, typed: str | None) -> None:
+        settings, editor = self.settings, self.query_one(ValueEditor)
         self._before = self._texts.get(settings.field.key, "")
+        text = self._before if typed is None else typed
         editor.display = True  # at once: what is not displayed cannot take the focus
-        editor.styles.offset = (settings.name_width, settings.cursor_row)
+        editor.styles.offset = (settings.name_width + 1, settings.cursor_row)
         editor.styles.width = VALUE_WIDTH
         with editor.prevent(Input.Changed):
             editor.value = text
         editor.cursor_position = len(text)
         self.screen.set_focus(editor)
-        self._typed(text)
+        if typed is not None:
+            self._typed(text)
 
-    @on(Input.Changed)
+    def _close_editor(self, change: int, revert: bool) -> None:
+        # Taken from the editor: the message of the last key may still be under way.
+        self._typed(self._before if revert else self.query_one(ValueEditor).value)
+        # First the focus: Textual looks for a place of its own for that of a widget that is hidden.
+        self.screen.set_focus(self.settings)
+        self.query_one(ValueEditor).display = False
+        self.post_message(self.Paused())
+        if change:
+            self.settings.action_move(change)
+
+    @on(Input.Changed, "#editor")
     def _changed(self, event: Input.Changed) -> None:
         event.stop()
-        if self._editing:
+        if self.query_one(ValueEditor).display:
             self._typed(event.value)
 
-    @on(Input.Blurred)
+    @on(Input.Blurred, "#editor")
     def _blurred(self) -> None:
-        editor = self.query_one("#editor")
+        editor = self.query_one(ValueEditor)
         if not editor.has_focus:
             editor.display = False
 
     def _typed(self, text: str) -> None:
-        key = self.query_one(SettingsList).field.key
-        self.post_message(SettingsList.Edited(key, text))
+        self.post_message(SettingsList.Edited(self.settings.field.key, text))
+
+
+def find_settings(fields: Mapping[str, Field], words: list[str]) -> list[str]:
+    """Return the settings whose names have all the words, or else those whose help has them."""
+    by_name = [
+        key
+        for key, field in fields.items()
+        if all(word in f"{key} {label(field)}".lower() for word in words)
+    ]
+    return by_name or [
+        key
+        for key, field in fields.items()
+        if all(word in f"{key} {field.description}".lower() for word in words)
+    ]

@@ -5,7 +5,7 @@ Thirty fields as thirty inputs would cost half a second of start-up and every si
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,19 +24,53 @@ from megatron_model.text import safe
 from megatron_tui.setup_draft import stepped
 
 VALUE_WIDTH = 12
+DIGITS = "0123456789"
 
 
 class SettingsList(ScrollView, can_focus=True):
     """Rows of name, value and unit, in groups; a wrong value has its error in place of the unit."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", "Up", show=False, tooltip="Field above", id="settings.up"),
-        Binding("down,j", "move(1)", "Down", show=False, tooltip="Field below", id="settings.down"),
-        Binding("left,h", "step(-1)", "Less", show=False, tooltip="Step down", id="settings.less"),
-        Binding("right,l", "step(1)", "More", show=False, tooltip="Step up", id="settings.more"),
-        Binding("home", "move(-1000)", show=False),
-        Binding("end", "move(1000)", show=False),
-    ]
+        Binding("enter", "edit", "Edit", tooltip="Type a value", id="settings.edit", priority=True),
+        Binding(
+            "left,h", "step(-1)", "Step", tooltip="Take the next smaller value", id="settings.less"
+        ),
+        Binding(
+            "right,l", "step(1)", "Step", tooltip="Take the next larger value", id="settings.more"
+        ),
+        Binding(
+            "space", "next_choice", "Toggle", show=False, tooltip="Take the next of a few choices",
+            id="settings.toggle",
+        ),
+        Binding(
+            "backspace,delete", "reset", "Reset", show=False,
+            tooltip="Put the preset's value back", id="settings.reset",
+        ),
+        Binding("up,k", "move(-1)", "Up", show=False, tooltip="Setting above", id="settings.up"),
+        Binding(
+            "down,j", "move(1)", "Down", show=False, tooltip="Setting below", id="settings.down"
+        ),
+        Binding(
+            "home,g", "move(-1000)", "First", show=False, tooltip="First setting",
+            id="settings.first",
+        ),
+        Binding(
+            "end,G", "move(1000)", "Last", show=False, tooltip="Last setting", id="settings.last"
+        ),
+        Binding(
+            "pageup,ctrl+u", "move(-10)", "Page up", show=False, tooltip="Ten settings up",
+            id="settings.page_up",
+        ),
+        Binding(
+            "pagedown,ctrl+d", "move(10)", "Page down", show=False, tooltip="Ten settings down",
+            id="settings.page_down",
+        ),
+        # Priority: a value typed fast or pasted arrives whole.
+        *(
+            Binding(key, f"type('{text}')", show=False, priority=True)
+            for key, text in [*zip(DIGITS, DIGITS, strict=True), ("full_stop", "0.")]
+        ),
+    ]  # fmt: skip
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "settings--group",
@@ -80,19 +114,45 @@ class SettingsList(ScrollView, can_focus=True):
 
         field: Field
 
-    def __init__(self, fields: Mapping[str, Field]) -> None:
+    def __init__(
+        self, fields: Mapping[str, Field], open_editor: Callable[[str | None], None]
+    ) -> None:
+        """`open_editor` is called at once, not told later: the next key already goes to it.
+
+        It gets what was typed already, or None to begin with the present value.
+        """
         super().__init__()
-        self._fields = list(fields.values())
+        self._open_editor = open_editor
+        self._all = list(fields.values())
+        self._fields = self._all
         self._rows = _lay_out(self._fields)
         self._texts: Mapping[str, str] = {}
+        self._preset: Mapping[str, str] = {}
         self._edited: Set[str] = frozenset()
         self._errors: Mapping[str, str] = {}
-        self.name_width = max(len(_label(field)) for field in self._fields) + 1
+        self.name_width = max(len(label(field)) for field in self._fields) + 1
 
     @property
     def field(self) -> Field:
         """The field under the cursor."""
         return self._fields[self.cursor]
+
+    @property
+    def keys(self) -> list[str]:
+        """The fields that are listed, by their keys."""
+        return [field.key for field in self._fields]
+
+    def list_only(self, keys: Collection[str] | None) -> None:
+        """List some fields, or all; the cursor stays on its field if that is still there."""
+        fields = [field for field in self._all if keys is None or field.key in keys] or self._all
+        if fields == self._fields:
+            return
+        here = self.field
+        self._fields, self._rows = fields, _lay_out(fields)
+        self.virtual_size = Size(self.scrollable_content_region.width, len(self._rows))
+        self.scroll_to(y=0, animate=False)
+        self.set_reactive(SettingsList.cursor, fields.index(here) if here in fields else 0)
+        self.watch_cursor()
 
     @property
     def cursor_row(self) -> int:
@@ -103,10 +163,17 @@ class SettingsList(ScrollView, can_focus=True):
         """Return the height of all rows, for a list that is as high as it is long."""
         return len(self._rows)
 
-    def show(self, texts: Mapping[str, str], edited: Set[str], errors: Mapping[str, str]) -> None:
-        """Show other values."""
-        if (texts, edited, errors) != (self._texts, self._edited, self._errors):
-            self._texts, self._edited, self._errors = texts, edited, errors
+    def show(
+        self,
+        texts: Mapping[str, str],
+        edited: Set[str],
+        errors: Mapping[str, str],
+        preset: Mapping[str, str] | None = None,
+    ) -> None:
+        """Show other values; `preset` has those that the edited ones stand in place of."""
+        new = (texts, edited, errors, preset or {})
+        if new != (self._texts, self._edited, self._errors, self._preset):
+            self._texts, self._edited, self._errors, self._preset = new
             self.refresh()
 
     def go_to(self, key: str) -> None:
@@ -136,6 +203,29 @@ class SettingsList(ScrollView, can_focus=True):
         """Move the cursor."""
         self.cursor = min(len(self._fields) - 1, max(0, self.cursor + change))
 
+    def action_edit(self) -> None:
+        """Type over the value under the cursor, or take the next of its choices."""
+        if self.field.choices:
+            self.action_step(1)
+        else:
+            self._open_editor(None)
+
+    def action_type(self, text: str) -> None:
+        """Begin a new value."""
+        if not self.field.choices:
+            self._open_editor(text)
+
+    def action_next_choice(self) -> None:
+        """Take the next choice."""
+        if self.field.choices:
+            self.action_step(1)
+
+    def action_reset(self) -> None:
+        """Put the preset's value back."""
+        key = self.field.key
+        if key in self._edited and key in self._preset:
+            self.post_message(self.Edited(key, self._preset[key]))
+
     def action_step(self, direction: int) -> None:
         """Take the next smaller or larger value, or the next choice."""
         key = self.field.key
@@ -161,15 +251,37 @@ class SettingsList(ScrollView, can_focus=True):
         hint = component("settings--error" if error else "settings--hint")
         text = safe(self._texts.get(row.key, ""), one_line=True)
         shown = f"◂{text:^{VALUE_WIDTH - 2}}▸" if row.choices else " " + text
+        mark = "✗" if error else "*" if edited else " "
+        space = width - self.name_width - VALUE_WIDTH - 2
         segments = [
-            Segment(_label(row).ljust(self.name_width), name),
+            Segment(mark, component("settings--error") if error else name),
+            Segment(label(row).ljust(self.name_width), name),
             Segment(set_cell_size(shown, VALUE_WIDTH), value),
-            Segment(" " + (safe(error, one_line=True) or row.unit), hint),
+            Segment(" " + _shorten(self._hint(row, error, edited, space), space), hint),
         ]
         return Strip(segments).adjust_cell_length(width, base)
 
+    def _hint(self, field: Field, error: str, edited: bool, space: int) -> str:
+        """Return what stands behind a value: what is wrong, or the preset's value, or the unit."""
+        if error:
+            return safe(error, one_line=True)
+        if edited:
+            if field.key not in self._preset:
+                return field.unit if len(field.unit) <= space else ""
+            before = safe(self._preset[field.key], one_line=True) or "empty"
+            long = f"{field.unit}  preset {before}".strip()
+            hints = (long, f"preset {before}", f"({before})")
+            return next((hint for hint in hints if len(hint) <= space), "")
+        # Half a word tells nothing; the help below the list names the unit as well.
+        return field.unit if len(field.unit) <= space else ""
 
-def _label(field: Field) -> str:
+
+def _shorten(text: str, space: int) -> str:
+    return text if len(text) <= space else text[: max(0, space - 1)] + "…"
+
+
+def label(field: Field) -> str:
+    """Return the name of a setting as it is read."""
     return field.name.replace("_", " ")
 
 

@@ -2,41 +2,81 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 from textual.app import ComposeResult, RenderResult
-from textual.containers import VerticalScroll
+from textual.containers import Grid, VerticalScroll
 from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
 from megatron_model.run_state import RunState
 from megatron_model.text import safe
-from megatron_tui import curves, figures, formatting
-from megatron_tui.curves import SMOOTHING, ChartView
+from megatron_tui import curves, figures, film_strip, formatting
+from megatron_tui.alerts import Alert
+from megatron_tui.chart_view import UNIT_TITLES, Axis, ChartView, Unit
+from megatron_tui.curves import METRICS, Metric, OtherRun
+from megatron_tui.film_strip import FilmStrip
 from megatron_tui.training_service import OpenRun
 from megatron_tui.widgets.chart import Chart
 from megatron_tui.widgets.panel import Panel, Text
 
 
-class LossPanel(Panel):
-    """Train loss raw and smoothed, validation loss, the best of it."""
+class TrainingPanel(Panel, can_focus=True):
+    """A panel that can be chosen with tab, to be zoomed."""
+
+    DEFAULT_CSS = """
+    TrainingPanel:focus { border: round $primary; }
+    """
+
+    again: Callable[[], object] | None = None
+    """Shows the same once more: how much fits depends on the size."""
+
+    def on_resize(self) -> None:
+        """Draw for the new size, once the parts have theirs."""
+        if self.again is not None:
+            self.call_after_refresh(self.again)
+
+
+class LossPanel(TrainingPanel):
+    """Train loss raw and smoothed, validation loss, the best of it, other runs."""
 
     def __init__(self) -> None:
-        super().__init__("loss, nats per character", id="loss")
+        super().__init__("loss", id="loss")
 
     def compose(self) -> ComposeResult:
         """Legend over chart."""
         yield Text(classes="legend")
         yield Chart("The curve begins with the first report.")
 
-    def show(self, state: RunState, view: ChartView) -> None:
+    @property
+    def columns(self) -> int:
+        """About how many cells the curves are wide."""
+        return max(10, self.query_one(Chart).size.width - 6)
+
+    def show(self, state: RunState, view: ChartView, others: Sequence[OtherRun] = ()) -> None:
         """Draw the curves."""
-        legend = figures.loss_legend(state, SMOOTHING[view.smoothing], self.size.width)
+        self.again = partial(self.show, state, view, others)
+        self.set_title(UNIT_TITLES[view.unit])
+        width = self.query_one(Text).size.width
+        if view.cursor is None:
+            chart = self.query_one(Chart)
+            train, measured = ("*" if chart.ascii_only else "━"), "━"
+            if chart.ascii_only or not chart.colours:
+                measured = "o"
+            signs = (train, measured, "X" if chart.ascii_only else "◆")
+            legend = figures.loss_legend(state, view, width, others, signs)
+        else:
+            legend = figures.cursor_line(state, view, width)
         self.query_one(Text).show(legend)
-        self.query_one(Chart).show(curves.loss_plot(state, view))
-        self.set_subtitle("log scale" if view.log_y else "")
+        self.query_one(Chart).show(curves.loss_plot(state, view, others))
+        notes = [f"{2**view.zoom}x"] if view.zoom else []
+        notes += ["log scale"] if view.log_y else []
+        self.set_subtitle(" · ".join([*notes, Axis(state, view.x_axis).title]))
 
 
-class FiguresPanel(Panel):
+class FiguresPanel(TrainingPanel):
     """The newest of every measurement, in two columns."""
 
     def __init__(self) -> None:
@@ -48,58 +88,112 @@ class FiguresPanel(Panel):
 
     def show(self, state: RunState) -> None:
         """Write the figures."""
-        pairs = figures.now_figures(state, short=self.size.width >= TWO_COLUMNS)
-        if self.size.height > 7:
+        self.again = partial(self.show, state)
+        width, height = self.size
+        columns = 2 if width >= TWO_COLUMNS else 1
+        pairs = figures.now_figures(state, short=columns == 2)
+        if height * columns >= len(pairs) + 4:
             pairs += figures.about_figures(state)
-        self.query_one(Text).show(two_columns(pairs, self.size.width))
+        self.query_one(Text).show(two_columns(pairs[: height * columns], width))
 
 
-class MemoryPanel(Panel):
-    """Memory over time: of the GPU where there is one, else of the trainer's process."""
+class MetricChart(Widget):
+    """One of the further measurements: its newest value over its curve."""
 
-    def __init__(self) -> None:
-        super().__init__("memory", id="memory")
+    DEFAULT_CSS = """
+    MetricChart { layout: vertical; height: 1fr; }
+    """
+
+    def __init__(self, metric: Metric) -> None:
+        super().__init__(id=f"chart-{metric}")
+        self.metric: Metric = metric
 
     def compose(self) -> ComposeResult:
-        """Figures over chart."""
-        yield Text(classes="legend")
+        """Title, value, chart."""
+        yield Text(classes="legend metric-title")
+        yield Text(classes="legend metric-value")
         yield Chart("No measurement yet.")
 
-    def show(self, state: RunState, view: ChartView) -> None:
+    def show(self, state: RunState, view: ChartView, *, titled: bool) -> None:
         """Draw the curve."""
-        self.set_title(figures.memory_title(state))
-        self.query_one(Text).show(figures.memory_line(state))
-        self.query_one(Chart).show(curves.memory_plot(state, view))
-        self.set_subtitle(curves.memory_unit(state) if len(state.memory) else "")
+        title = self.query_one(".metric-title", Text)
+        title.display = titled
+        title.show(Content.styled(figures.metric_title(state, self.metric), "bold"))
+        value = self.query_one(".metric-value", Text)
+        value.show(figures.metric_line(state, view, self.metric, value.size.width))
+        self.query_one(Chart).show(curves.metric_plot(state, view, self.metric))
 
 
-class SamplePanel(Panel):
-    """What the model wrote last."""
+class MetricsPanel(TrainingPanel):
+    """Memory, gradient norm, learning rate and speed: one of them, or as many as fit."""
+
+    EACH = (12, 7)
+    """Rows that a chart wants in one column, and in two, which are wide enough to be low."""
+
+    def __init__(self) -> None:
+        super().__init__("memory", id="metrics")
+
+    def compose(self) -> ComposeResult:
+        """A grid of charts."""
+        with Grid():
+            for metric in METRICS:
+                yield MetricChart(metric)
+
+    def show(self, state: RunState, view: ChartView, chosen: Metric) -> None:
+        """Draw the chosen curve, and those after it if there is room."""
+        self.again = partial(self.show, state, view, chosen)
+        columns = 2 if self.size.width >= 76 else 1
+        rows = max(1, self.size.height // self.EACH[columns - 1])
+        count = min(len(METRICS), rows * columns)
+        first = METRICS.index(chosen)
+        shown = [METRICS[(first + offset) % len(METRICS)] for offset in range(count)]
+        self.query_one(Grid).styles.grid_size_columns = 1 if count == 1 else columns
+        several = count > 1
+        self.set_title("measurements" if several else figures.metric_title(state, chosen))
+        self.set_subtitle(figures.metric_note(state, "" if several else chosen))
+        for chart in self.query(MetricChart):
+            chart.display = chart.metric in shown
+            if chart.display:
+                chart.show(state, view, titled=several)
+                if not chart.size:
+                    self.call_after_refresh(chart.show, state, view, titled=several)
+
+
+class SamplePanel(TrainingPanel):
+    """What the model wrote, at every evaluation: a film to be scrubbed."""
 
     def __init__(self) -> None:
         super().__init__("sample", id="sample")
 
     def compose(self) -> ComposeResult:
-        """One text that can be scrolled."""
+        """The strip of frames under the text of one, which can be scrolled."""
         with VerticalScroll(can_focus=False):
             yield Text(classes="sample-text")
+        yield Text(classes="film")
 
-    def show(self, state: RunState) -> None:
-        """Write the newest sample."""
-        text = self.query_one(Text)
+    def show(self, state: RunState, strip: FilmStrip, unit: Unit = "nats") -> None:
+        """Write the frame."""
+        self.again = partial(self.show, state, strip, unit)
+        text, film = self.query_one(".sample-text", Text), self.query_one(".film", Text)
+        film.display = len(state.samples) > 1 and self.size.height > 2
         if not state.samples:
             self.set_title("sample")
-            text.show(Content.styled("The model writes here at every validation.", "$quiet"))
+            self.set_subtitle("")
+            text.show(film_strip.no_samples())
             return
-        sample = state.samples[-1]
-        self.set_title(f"sample at step {sample.step:,}")
-        text.show(
-            Content.assemble((safe(sample.prompt), "$quiet"), safe(sample.text).expandtabs(4)),
-            layout=True,
-        )
+        index = strip.index(state.samples)
+        sample = state.samples[index]
+        self.set_title(film_strip.frame_title(state, index, unit))
+        self.set_subtitle(film_strip.frame_place(state, index, strip))
+        film.show(film_strip.film_line(state.samples, index, self.size.width))
+        written = Content.assemble((safe(sample.prompt), "$quiet"), safe(sample.text).expandtabs(4))
+        if written.plain != text.plain:
+            # Another length must not leave the view behind the end of a shorter text.
+            self.query_one(VerticalScroll).scroll_home(animate=False)
+        text.show(written, layout=True)
 
 
-class LogPanel(Panel):
+class LogPanel(TrainingPanel):
     """What happened, newest last."""
 
     def __init__(self) -> None:
@@ -123,6 +217,20 @@ class LogPanel(Panel):
         self.query_one(Text).show(lines, layout=True)
 
 
+class AlertBar(Text):
+    """The alert that a person should read now; nothing while there is none."""
+
+    DEFAULT_CSS = """
+    AlertBar { height: auto; max-height: 3; padding: 0 2; display: none; }
+    """
+
+    def show_alerts(self, found: Sequence[Alert], chosen: int) -> None:
+        """Write one of the alerts."""
+        self.display = bool(found)
+        if found:
+            self.show(figures.alert_lines(found, chosen % len(found)), layout=True)
+
+
 class RunProgress(Widget):
     """Phase, bar, time gone and left, age of the last word from the trainer."""
 
@@ -130,20 +238,21 @@ class RunProgress(Widget):
     RunProgress { height: 1; width: 1fr; padding: 0 2; }
     """
 
-    line: reactive[tuple[str, float, str]] = reactive(("", 0.0, ""))
-    """What is going on, how much is done, and the rest in words."""
+    line: reactive[tuple[str, float, tuple[str, ...]]] = reactive(("", 0.0, ()))
+    """What is going on, how much is done, and the rest in words, the most important first."""
 
     def show(self, run: OpenRun, now: float) -> None:
         """Write the line."""
         state = run.state
         words = []
-        if state.elapsed_seconds:
-            words.append(f"{formatting.duration(state.elapsed_seconds)} trained")
         if run.active and state.remaining_seconds is not None:
             words.append(f"{formatting.duration(state.remaining_seconds)} left")
-        if run.active and state.last_time:
+        if state.elapsed_seconds:
+            words.append(f"{formatting.duration(state.elapsed_seconds)} trained")
+        # A run that stands still has no age to count: nothing is sent while nothing happens.
+        if run.standing == "running" and state.last_time:
             words.append(f"last word {formatting.age(max(0.0, now - state.last_time))}")
-        self.line = (self._phase(run), round(state.progress, 3), "   ".join(words))
+        self.line = (self._phase(run), round(state.progress, 3), tuple(words))
 
     def _phase(self, run: OpenRun) -> str:
         if run.standing == "stopping":
@@ -154,12 +263,17 @@ class RunProgress(Widget):
         return phase if share is None else f"{phase} {formatting.percent(share)}"
 
     def render(self) -> RenderResult:
-        """Return the line."""
+        """Return the line; words that leave no room for the bar go first."""
         phase, share, words = self.line
         done = f" {share * 100:.0f}% "
-        width = self.size.width - len(phase) - len(done) - len(words) - 4
+        while True:
+            rest = "   ".join(words)
+            width = self.size.width - len(phase) - len(done) - len(rest) - 3
+            if width >= 10 or not words:
+                break
+            words = words[:-1]
         bar = figures.progress_bar(share, max(0, width))
-        return Content.assemble((phase, "bold"), "  ", bar, done, " ", (words, "$quiet"))
+        return Content.assemble((phase, "bold"), "  ", bar, done, " ", (rest, "$quiet"))
 
 
 TWO_COLUMNS = 38
@@ -169,8 +283,12 @@ TWO_COLUMNS = 38
 def two_columns(pairs: list[tuple[str, str]], width: int) -> Content:
     """Return labels and values in two columns, or in one where two would be cut."""
     columns = 2 if width >= TWO_COLUMNS else 1
-    labels = [max(len(label) for label, _ in pairs[c::columns]) for c in range(columns)]
-    values = [max(len(value) for _, value in pairs[c::columns]) for c in range(columns)]
+    labels = [
+        max((len(label) for label, _ in pairs[c::columns]), default=0) for c in range(columns)
+    ]
+    values = [
+        max((len(value) for _, value in pairs[c::columns]), default=0) for c in range(columns)
+    ]
     lines: list[Content] = []
     for index in range(0, len(pairs), columns):
         line = Content("")

@@ -17,6 +17,7 @@ from megatron_model.device import DeviceInfo
 from megatron_model.events import (
     Event,
     RunFinished,
+    RunHandedOver,
     RunPaused,
     RunResumed,
     StepTaken,
@@ -75,6 +76,9 @@ class GatedTrainer:
                         yield RunPaused(step=event.step, time=NOW)
                     if command == "resume":
                         yield RunResumed(step=event.step, time=NOW)
+                    if command == "release":
+                        yield RunHandedOver(step=event.step, time=NOW, elapsed_seconds=1.0)
+                        return
                     if command == "stop":
                         yield RunFinished(
                             step=event.step, time=NOW, reason="stopped", elapsed_seconds=1.0
@@ -82,6 +86,18 @@ class GatedTrainer:
                         return
                 yield event
                 yield StepTaken(step=event.step, time=event.time, elapsed_seconds=1.0)
+
+
+class Successor:
+    """Stands where the process does that takes a run over: it does nothing by itself."""
+
+    def __init__(self, folder: RunFolder, *, ended: bool = False) -> None:
+        self.folder = folder
+        self.ended = ended
+
+    def poll(self) -> int | None:
+        """Return its exit status, once it ended."""
+        return 2 if self.ended else None
 
 
 def copy_recorded(runs_dir: Path, name: str = "shakespeare-cpu") -> RunFolder:

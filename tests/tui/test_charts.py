@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_model.run_state import RunState
+from megatron_tui.chart_view import ChartView
 from megatron_tui.charts import (
     Curve,
     Mark,
@@ -20,7 +21,7 @@ from megatron_tui.charts import (
     growing_limit,
     ticks,
 )
-from megatron_tui.curves import ChartView, loss_plot, memory_plot, smooth
+from megatron_tui.curves import METRICS, loss_plot, metric_plot, smooth
 from megatron_tui.widgets.chart import changed_span
 from tests.tui.conftest import recorded_events
 
@@ -146,4 +147,4 @@ def test_the_loss_plot_shows_raw_smooth_validation_and_best() -> None:
 
 def test_an_empty_state_has_empty_plots() -> None:
     assert loss_plot(RunState(), ChartView()).empty
-    assert memory_plot(RunState(), ChartView()).empty
+    assert all(metric_plot(RunState(), ChartView(), metric).empty for metric in METRICS)

@@ -33,8 +33,8 @@ async def test_train_and_write(runs_dir: Path, tale: str) -> None:
         ):
             settings.go_to(key)
             await pilot.press(*value, "enter")
-        await until(lambda: screen._checked.config.training.steps == 12)
-        await until(lambda: screen._checked.config.model.block_size == 16)
+        await until(lambda: screen.plan.checked.config.training.steps == 12)
+        await until(lambda: screen.plan.checked.config.model.block_size == 16)
         await pilot.press("ctrl+r")
         training = app.workbench.training
         await until(lambda: training.training is not None)

@@ -13,14 +13,16 @@ from megatron_model.errors import RequestError
 from megatron_model.run_folder import RunFolder
 from megatron_tui.app import MegatronApp
 from megatron_tui.app import make_app as make_real_app
-from megatron_tui.screens.dialogs import Confirm, Saving
+from megatron_tui.screens.dialogs import Confirm, Leave, Saving
 from megatron_tui.screens.generation import GenerationScreen
 from megatron_tui.screens.help import HelpScreen
 from megatron_tui.screens.runs import RunsScreen
 from megatron_tui.screens.setup import SetupScreen
+from megatron_tui.screens.stop_run import StopRun
 from megatron_tui.screens.too_small import TooSmall
 from megatron_tui.screens.training import TrainingScreen
 from megatron_tui.setup_draft import form_fields
+from megatron_tui.training_service import TrainingService
 from megatron_tui.widgets.chart import Chart
 from megatron_tui.widgets.corpus_picker import CorpusPicker
 from megatron_tui.widgets.header import WorkbenchHeader
@@ -32,6 +34,7 @@ from megatron_tui.widgets.stream_view import StreamView
 from megatron_tui.widgets.training_panels import RunProgress
 from tests.tui.conftest import (
     GatedTrainer,
+    Successor,
     copy_recorded,
     make_app,
     make_workbench,
@@ -85,7 +88,9 @@ async def test_one_key_starts_as_well(runs_dir: Path, tale: str) -> None:
         await corpus_read(app)
         await pilot.press("ctrl+r")
         await until(lambda: app.workbench.training.training is not None)
-        assert RunFolder.open(runs_dir / "tale-cpu").config.data.corpus == tale
+        # The run must find its text from any folder.
+        text = str(Path(tale).absolute())
+        assert RunFolder.open(runs_dir / "tale-cpu").config.data.corpus == text
         app.workbench.training.stop()
         trainer.release(1)
         await until(app.workbench.training.idle.is_set)
@@ -109,7 +114,7 @@ async def test_training_keys_command_the_trainer(runs_dir: Path) -> None:
         trainer.release(1)
         await until(lambda: run.standing == "running")
         await pilot.press("S")
-        await until(lambda: isinstance(app.screen, Confirm))
+        await until(lambda: isinstance(app.screen, StopRun))
         await pilot.press("n")
         await until(lambda: isinstance(app.screen, TrainingScreen))
         assert not run.stopping
@@ -171,14 +176,14 @@ async def test_an_error_stands_beside_its_field_as_it_is_typed(runs_dir: Path, t
         settings.focus()
         settings.go_to("training.steps")
         await pilot.press("enter", "x")
-        await until(lambda: "training.steps" in screen._checked.errors)
+        await until(lambda: "training.steps" in screen.plan.checked.errors)
         row = "".join(segment.text for segment in settings.render_line(settings.cursor_row))
         assert "whole number" in row
         await pilot.press("enter", "ctrl+r")
         assert app.workbench.training.training is None
         assert settings.has_focus
         await pilot.press("enter", "backspace", "enter")
-        await until(lambda: screen._checked.valid)
+        await until(lambda: screen.plan.checked.valid)
         assert screen.draft.edits == {}
 
 
@@ -207,16 +212,16 @@ async def test_preflight_follows_the_fields(runs_dir: Path, tale: str) -> None:
     app = make_app(make_workbench(runs_dir), corpus=tale)
     async with app.run_test(size=WIDE) as pilot:
         screen = await corpus_read(app)
-        before = screen._preflight()
+        before = screen.plan.cost
         settings = screen.query_one(SettingsList)
         settings.focus()
         settings.go_to("model.layers")
         await pilot.press("8", "enter")
-        await until(lambda: screen._preflight().parameters > before.parameters)
+        await until(lambda: screen.plan.cost.parameters > before.parameters)
         assert settings.has_focus
         settings.go_to("model.ff_dim")
         await pilot.press(*"1048576", "enter")
-        await until(lambda: bool(screen._preflight().problems))
+        await until(lambda: bool(screen.plan.cost.problems))
         await pilot.press("ctrl+r")
         await until(lambda: isinstance(app.screen, Confirm))
         await pilot.press("n")
@@ -353,17 +358,65 @@ async def test_quitting_while_training_asks_saves_and_leaves(runs_dir: Path) -> 
         app._train(RunFolder.create(runs_dir, "a", RunConfig()))
         trainer.release(3)
         await pilot.press("ctrl+q")
-        await until(lambda: isinstance(app.screen, Confirm))
+        await until(lambda: isinstance(app.screen, Leave))
         await pilot.press("escape")
-        await until(lambda: not isinstance(app.screen, Confirm))
+        await until(lambda: not isinstance(app.screen, Leave))
         assert app.is_running
-        await pilot.press("ctrl+q", "enter")
+        await pilot.press("ctrl+q", "s")
         await until(lambda: isinstance(app.screen, Saving))
         assert not app.workbench.training.idle.is_set()
         trainer.release(1)
         await until(lambda: app._exit)
     assert trainer.obeyed == ["stop"]
     assert app.workbench.training.idle.is_set()
+
+
+async def test_quitting_can_leave_the_run_going(runs_dir: Path) -> None:
+    trainer = GatedTrainer(recorded_events())
+    workbench = make_workbench(runs_dir, trainer)
+    workbench.training = TrainingService(trainer, start_successor=Successor)  # type: ignore[arg-type]
+    app = make_app(workbench)
+    async with app.run_test(size=WIDE) as pilot:
+        app._train(RunFolder.create(runs_dir, "a", RunConfig()))
+        trainer.release(3)
+        await pilot.press("ctrl+q", "enter")  # what enter does loses nothing
+        await until(lambda: isinstance(app.screen, Saving))
+        assert workbench.training.leaving
+        workbench.training._control.put("release")  # as the real successor asks
+        trainer.release(1)
+        await until(lambda: app._exit)
+    assert trainer.obeyed == ["release"]
+
+
+async def test_a_successor_that_does_not_start_leaves_everything_as_it_was(
+    runs_dir: Path,
+) -> None:
+    trainer = GatedTrainer(recorded_events())
+    workbench = make_workbench(runs_dir, trainer)
+
+    def start(folder: RunFolder) -> Successor:
+        (folder.path / "trainer.log").write_text("no torch \x1b[31m here\n")
+        return Successor(folder, ended=True)
+
+    workbench.training = TrainingService(trainer, start_successor=start)  # type: ignore[arg-type]
+    app = make_app(workbench)
+    async with app.run_test(size=WIDE, notifications=True) as pilot:
+        app._train(RunFolder.create(runs_dir, "a", RunConfig()))
+        trainer.release(3)
+        await pilot.press("d")
+        await until(lambda: any("goes on here" in n.message for n in app._notifications))
+        assert any("no torch" in n.message for n in app._notifications)
+        assert not any("\x1b" in n.message for n in app._notifications)
+        run = workbench.training.training
+        assert run is not None
+        assert not run.leaving
+        await pilot.press("ctrl+q", "l")
+        await until(lambda: sum("goes on here" in n.message for n in app._notifications) == 2)
+        await until(lambda: not isinstance(app.screen, Saving))
+        assert app.is_running
+        workbench.training.stop()
+        trainer.release(1)
+        await until(workbench.training.idle.is_set)
 
 
 async def test_a_refused_run_returns_to_setup(runs_dir: Path, tale: str) -> None:

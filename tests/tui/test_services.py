@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from megatron_model.command_folder import CommandFolder
 from megatron_model.config import RunConfig, SamplingConfig
 from megatron_model.control import Control
 from megatron_model.errors import RequestError
-from megatron_model.events import Event
+from megatron_model.events import Event, RunHandedOver, encode_event
 from megatron_model.run_folder import RunFolder
 from megatron_tui.generation_service import GenerationService
 from megatron_tui.training_service import TrainingService
-from tests.tui.conftest import GatedTrainer, copy_recorded, recorded_events, until
+from tests.tui.conftest import GatedTrainer, Successor, copy_recorded, recorded_events, until
 
 
 async def finish(service: TrainingService) -> None:
@@ -91,6 +92,55 @@ async def test_a_run_in_another_process_is_followed(runs_dir: Path) -> None:
         assert run.state.step > step
     run.looked_at = 0.0
     assert service.poll()
+    assert run.standing == "interrupted"
+
+
+async def test_a_run_in_another_process_is_commanded_through_its_folder(runs_dir: Path) -> None:
+    folder = copy_recorded(runs_dir)
+    lines = folder.events_path.read_bytes().splitlines(keepends=True)
+    folder.events_path.write_bytes(b"".join(lines[:10]))
+    service = TrainingService()
+    with folder.lock():
+        run = service.show(folder)
+        service.command("save")
+        service.command("stop")
+        assert str(run.standing) == "stopping"
+        assert CommandFolder(folder.path).take() == (["save", "stop"], [])
+    service.command("save")  # nobody is there any more
+    run.looked_at = 0.0
+    service.poll()
+    service.command("save")
+    assert CommandFolder(folder.path).take()[1] == []
+
+
+async def test_a_run_handed_over_is_followed_from_the_same_moment(runs_dir: Path) -> None:
+    trainer = GatedTrainer(recorded_events())
+    service = TrainingService(trainer, start_successor=Successor)  # type: ignore[arg-type]
+    folder = RunFolder.create(runs_dir, "a", RunConfig())
+    run = service.start(folder)
+    trainer.release(10)
+    await until(lambda: service.poll() and run.state.step >= 20)
+    service.hand_over()
+    assert str(run.standing) == "leaving"
+    service._control.put("release")
+    # The real trainer writes the log; its words are what is followed.
+    handed = RunHandedOver(step=run.state.step, elapsed_seconds=1.0)
+    log = b"".join(encode_event(event) for event in [*recorded_events()[:10], handed])
+    folder.events_path.write_bytes(log)
+    trainer.release(1)
+    await finish(service)
+    assert service.training is None
+    assert not run.here
+    assert run.active
+    assert str(run.standing) == "starting"
+    with folder.lock():
+        with folder.events_path.open("ab") as file:
+            file.write(encode_event(recorded_events()[0]))
+        run.looked_at = 0.0
+        assert service.poll()
+        assert str(run.standing) == "running"
+    run.looked_at = 0.0
+    service.poll()
     assert run.standing == "interrupted"
 
 

@@ -1,0 +1,102 @@
+"""Runs side by side: the ones laid over the loss chart, and what differs between them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from textual.content import Content
+
+from megatron_model.config import RunConfig, differences, get_setting
+from megatron_model.errors import RequestError
+from megatron_model.run_folder import RunFolder
+from megatron_model.run_state import RunState
+from megatron_model.text import safe
+from megatron_tui import formatting
+from megatron_tui.branching import label
+from megatron_tui.curves import OtherRun
+from megatron_tui.setup_draft import value_text
+
+SIGNS = "ABCD"
+"""Letters of the runs compared with; no more of them: nobody can tell more lines apart."""
+COLOURS = ("chart-compare-1", "chart-compare-2", "chart-compare-3", "chart-compare-4")
+
+WIDEST = 18
+"""Cells of the widest column of the table."""
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """A run with what is compared; `config` is None where its run.toml cannot be read."""
+
+    name: str
+    state: RunState
+    config: RunConfig | None
+
+
+def read_run(folder: RunFolder, state: RunState | None = None) -> Compared:
+    """Read a run; a state that is known already is taken as it is."""
+    try:
+        config = folder.config
+    except RequestError:
+        config = None
+    name = safe(folder.name, one_line=True)
+    return Compared(name, folder.state() if state is None else state, config)
+
+
+def overlays(runs: Sequence[Compared]) -> list[OtherRun]:
+    """Return the runs as curves with a letter each."""
+    return [
+        OtherRun(run.name, run.state, sign, colour)
+        for run, sign, colour in zip(runs, SIGNS, COLOURS, strict=False)
+    ]
+
+
+def difference_rows(own: Compared, others: Sequence[Compared]) -> list[tuple[str, ...]]:
+    """Return the rows of the table: results first, then every setting that is not the same in all.
+
+    The first cell names the row, the second is of the run on show.
+    """
+    runs = [own, *others]
+    rows = [
+        ("best loss", *(formatting.loss(run.state.best_val_loss) for run in runs)),
+        ("step", *(formatting.exact(run.state.step) for run in runs)),
+        ("time", *(formatting.duration(run.state.elapsed_seconds or None) for run in runs)),
+    ]
+    keys: dict[str, None] = {}
+    for other in others:
+        if own.config is not None and other.config is not None:
+            keys.update(dict.fromkeys(differences(other.config, own.config)))
+    for key in keys:
+        rows.append((label(key), *(_value(run.config, key) for run in runs)))
+    return rows
+
+
+def difference_table(own: Compared, others: Sequence[Compared], width: int) -> Content:
+    """Return the table as text: columns that fit, long values cut in their middle."""
+    rows = difference_rows(own, others)
+    heading = ("", "this run", *(f"{sign}" for sign, _ in zip(SIGNS, others, strict=False)))
+    named = max((len(row[0]) for row in rows), default=0)
+    each = max(8, min(WIDEST, (width - named) // (len(others) + 1) - 2))
+    lines = [_row(heading, named, each, bold=True)]
+    lines += [_row(row, named, each, bold=False) for row in rows]
+    if len(rows) == 3 and others:
+        lines.append(Content.styled("Their settings are the same.", "$quiet"))
+    return Content("\n").join(lines)
+
+
+def _row(cells: Sequence[str], named: int, each: int, *, bold: bool) -> Content:
+    parts = [Content.styled(cells[0].ljust(named), "$quiet")]
+    for number, cell in enumerate(cells[1:]):
+        style = "bold" if bold else ""
+        if bold and number:
+            style = f"bold ${COLOURS[number - 1]}"
+        text = formatting.shortened(cell, each)
+        parts.append(Content.assemble("  ", (text.rjust(each), style)))
+    return Content("").join(parts)
+
+
+def _value(config: RunConfig | None, key: str) -> str:
+    if config is None:
+        return formatting.MISSING
+    return safe(value_text(get_setting(config, key)), one_line=True)

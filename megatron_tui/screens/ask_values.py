@@ -1,0 +1,116 @@
+"""A small form over a screen: a few values with their names, checked as they are typed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.widgets import Input
+
+from megatron_model.errors import RequestError
+from megatron_model.text import safe
+from megatron_tui.screens.modal import ModalScreen
+from megatron_tui.widgets.panel import Text
+
+Check: TypeAlias = Callable[[Mapping[str, str]], object]
+"""Raises `RequestError` when something cannot be; the error names the key."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One value that is asked for."""
+
+    key: str
+    label: str
+    text: str
+    """What stands there at first."""
+
+
+class AskValues(ModalScreen[dict[str, str] | None]):
+    """Ask for some values; enter takes them when they can be, escape leaves all as it is."""
+
+    CSS_PATH = ["dialogs.tcss", "ask_values.tcss"]
+    AUTO_FOCUS = "Input"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", "Leave", tooltip="Change nothing", id="values.leave"),
+        # Priority, for an Input takes enter for itself.
+        Binding(
+            "enter", "take", "Take", tooltip="Take the values", id="values.take", priority=True
+        ),
+        Binding("down", "app.focus_next", show=False),
+        Binding("up", "app.focus_previous", show=False),
+    ]
+
+    def __init__(
+        self, title: str, text: str, questions: Sequence[Question], check: Check, *, yes: str
+    ) -> None:
+        super().__init__()
+        self._title, self._text, self._yes = title, text, yes
+        self._questions = questions
+        self._check = check
+
+    def compose(self) -> ComposeResult:
+        """Title, explanation, a row for each value, what is wrong."""
+        width = max(len(question.label) for question in self._questions) + 2
+        with Vertical(classes="dialog"):
+            yield Text(Content.styled(safe(self._title, one_line=True), "bold"))
+            yield Text(safe(self._text), classes="explanation")
+            with VerticalScroll(can_focus=False, classes="values"):
+                for number, question in enumerate(self._questions):
+                    with Horizontal(classes="value"):
+                        label = Text(question.label, classes="label")
+                        label.styles.width = width
+                        yield label
+                        yield Input(
+                            safe(question.text, one_line=True), compact=True, id=f"value-{number}"
+                        )
+            yield Text(classes="error")
+            yield Text(
+                Content.assemble(
+                    ("enter", "bold $primary"),
+                    f" {self._yes}   ",
+                    ("esc", "bold $primary"),
+                    " leaves all as it is   ",
+                    ("↑ ↓", "bold $primary"),
+                    " fields",
+                ),
+                classes="keys",
+            )
+
+    @property
+    def values(self) -> dict[str, str]:
+        """What stands in the form."""
+        return {
+            question.key: self.query_one(f"#value-{number}", Input).value.strip()
+            for number, question in enumerate(self._questions)
+        }
+
+    @on(Input.Changed)
+    def _typed(self) -> None:
+        self._refused()
+
+    def action_take(self) -> None:
+        """Close with the values, if they can be."""
+        if not self._refused():
+            self.dismiss(self.values)
+
+    def action_leave(self) -> None:
+        """Close without."""
+        self.dismiss(None)
+
+    def _refused(self) -> bool:
+        error = ""
+        try:
+            self._check(self.values)
+        except RequestError as refusal:
+            error = str(refusal)
+        self.query_one(".error", Text).show(
+            Content.styled(safe(error, one_line=True), "$error"), layout=True
+        )
+        return bool(error)

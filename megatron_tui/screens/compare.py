@@ -1,0 +1,177 @@
+"""Choose the runs to lay over the loss chart, and read what differs between their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.widgets import OptionList
+from textual.widgets.option_list import Option
+from textual.worker import get_current_worker
+
+from megatron_model.run_folder import RunFolder, list_runs
+from megatron_model.text import safe
+from megatron_tui import compare, formatting
+from megatron_tui.compare import COLOURS, SIGNS, Compared
+from megatron_tui.screens.modal import ModalScreen
+from megatron_tui.widgets.panel import Text
+
+MANY = 200
+"""So many runs are offered, the newest first."""
+
+
+class CompareScreen(ModalScreen[tuple[Compared, ...]]):
+    """A list of runs over a table; closing it hands back the marked ones."""
+
+    CSS_PATH = "compare.tcss"
+    AUTO_FOCUS = "OptionList"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "space,enter",
+            "mark",
+            "Mark",
+            tooltip="Lay it over the chart, or take it away",
+            id="compare.mark",
+            priority=True,
+        ),
+        Binding("x", "clear", "None", tooltip="Compare with nothing", id="compare.clear"),
+        Binding("escape,c,q", "close", "Close", tooltip="Back to the chart", id="compare.close"),
+        Binding("j", "move('down')", show=False),
+        Binding("k", "move('up')", show=False),
+        Binding("pagedown,ctrl+d", "page(1)", show=False),
+        Binding("pageup,ctrl+u", "page(-1)", show=False),
+    ]
+
+    def __init__(self, own: RunFolder, state: Compared, marked: Sequence[Compared]) -> None:
+        super().__init__()
+        self._own_folder, self._own = own, state
+        self._folders: list[RunFolder] = []
+        self.marked: list[Compared] = list(marked)
+
+    def compose(self) -> ComposeResult:
+        """Runs, differences, keys."""
+        with Vertical(classes="compare"):
+            yield Text(Content.assemble((f"Compare {self._own.name} with", "bold")))
+            yield OptionList(markup=False)
+            with VerticalScroll(can_focus=False):
+                yield Text(classes="table")
+            yield Text(
+                Content.assemble(
+                    ("space", "bold $primary"),
+                    " marks   ",
+                    ("x", "bold $primary"),
+                    " unmarks all   ",
+                    ("pgup pgdn", "bold $primary"),
+                    " table   ",
+                    ("esc", "bold $primary"),
+                    " shows them",
+                ),
+                classes="keys",
+            )
+
+    def on_mount(self) -> None:
+        """List the runs."""
+        self._list()
+
+    def on_resize(self) -> None:
+        """The table's columns depend on the width."""
+        self.call_after_refresh(self._show_table)
+
+    @work(thread=True, exclusive=True, group="compare", exit_on_error=False)
+    def _list(self) -> None:
+        found = [
+            folder
+            for folder in list_runs(self._own_folder.path.parent)
+            if folder.path != self._own_folder.path
+        ]
+        if not get_current_worker().is_cancelled:
+            self.app.call_from_thread(self._take, found[:MANY])
+
+    def _take(self, folders: list[RunFolder]) -> None:
+        self._folders = folders
+        self._show_list()
+        self._show_table()
+
+    def _show_list(self) -> None:
+        options = self.query_one(OptionList)
+        before = options.highlighted or 0
+        options.clear_options()
+        options.add_options([Option(self._line(folder)) for folder in self._folders])
+        if self._folders:
+            options.highlighted = min(before, len(self._folders) - 1)
+
+    def _line(self, folder: RunFolder) -> Content:
+        name = safe(folder.name, one_line=True)
+        names = [run.name for run in self.marked]
+        shown = formatting.shortened(name, 48)
+        if name not in names:
+            return Content(f"    {shown}")
+        place = names.index(name)
+        return Content.assemble((f"  {SIGNS[place]} ", f"bold ${COLOURS[place]}"), (shown, "bold"))
+
+    def _show_table(self) -> None:
+        text = self.query_one(".table", Text)
+        if not self._folders:
+            text.show(Content.styled("There is no other run to compare with.", "$quiet"))
+        elif not self.marked:
+            text.show(Content.styled("Mark a run: its settings stand here beside these.", "$quiet"))
+        else:
+            width = max(40, self.query_one(VerticalScroll).size.width - 2)
+            text.show(compare.difference_table(self._own, self.marked, width), layout=True)
+
+    @on(OptionList.OptionSelected)
+    def _clicked(self) -> None:
+        self.action_mark()
+
+    def action_mark(self) -> None:
+        """Mark the run under the cursor, or unmark it."""
+        index = self.query_one(OptionList).highlighted
+        if index is None or not 0 <= index < len(self._folders):
+            return
+        name = safe(self._folders[index].name, one_line=True)
+        kept = [run for run in self.marked if run.name != name]
+        if len(kept) < len(self.marked):
+            self.marked = kept
+            self._show_list()
+            self._show_table()
+        elif len(self.marked) < len(SIGNS):
+            self._read(self._folders[index])
+        else:
+            self.notify(f"{len(SIGNS)} runs at most: more lines cannot be told apart.")
+
+    @work(thread=True, group="compare-read", exit_on_error=False)
+    def _read(self, folder: RunFolder) -> None:
+        run = compare.read_run(folder)
+        if not get_current_worker().is_cancelled:
+            self.app.call_from_thread(self._add, run)
+
+    def _add(self, run: Compared) -> None:
+        if len(self.marked) < len(SIGNS) and all(run.name != other.name for other in self.marked):
+            self.marked.append(run)
+        self._show_list()
+        self._show_table()
+
+    def action_clear(self) -> None:
+        """Unmark every run."""
+        self.marked = []
+        self._show_list()
+        self._show_table()
+
+    def action_close(self) -> None:
+        """Close with the marked runs."""
+        self.dismiss(tuple(self.marked))
+
+    def action_move(self, direction: str) -> None:
+        """Move the cursor."""
+        options = self.query_one(OptionList)
+        options.action_cursor_down() if direction == "down" else options.action_cursor_up()
+
+    def action_page(self, direction: int) -> None:
+        """Scroll the table."""
+        scroll = self.query_one(VerticalScroll)
+        scroll.scroll_relative(y=direction * max(1, scroll.size.height - 1), animate=False)

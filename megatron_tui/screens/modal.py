@@ -1,0 +1,55 @@
+"""Dialogs that close once, and lists that do not break.
+
+Textual's own pop whatever screen is in front when they are dismissed a second time, and two quick
+escapes or enters do that: the message of the second is on its way when the first closes the dialog.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from textual import screen
+from textual.await_complete import AwaitComplete
+from textual.command import CommandPalette
+from textual.screen import ScreenResultType
+from textual.widgets import OptionList
+
+
+class ModalScreen(screen.ModalScreen[ScreenResultType]):
+    """A dialog that answers once."""
+
+    def dismiss(self, result: ScreenResultType | None = None) -> AwaitComplete:
+        """Close, if that has not happened yet."""
+        return super().dismiss(result) if self.is_active else _nothing()
+
+
+def _nothing() -> AwaitComplete:
+    done: AwaitComplete = AwaitComplete.nothing()  # type: ignore[no-untyped-call]
+    return done
+
+
+class Options(OptionList):
+    """A list that can be paged before it was laid out."""
+
+    def action_page_down(self) -> None:
+        """Go a page down."""
+        # Textual looks up a row that is known only after the first layout.
+        with contextlib.suppress(KeyError):
+            super().action_page_down()  # type: ignore[no-untyped-call]
+
+    def action_page_up(self) -> None:
+        """Go a page up."""
+        with contextlib.suppress(KeyError):
+            super().action_page_up()  # type: ignore[no-untyped-call]
+
+
+class Palette(CommandPalette):
+    """The command palette, which closes once too."""
+
+    def dismiss(self, result: None = None) -> AwaitComplete:
+        """Close, if that has not happened yet."""
+        return super().dismiss(result) if self.is_active else _nothing()
+
+    def _action_command_list(self, action: str) -> None:
+        with contextlib.suppress(KeyError):  # as in `Options`
+            super()._action_command_list(action)

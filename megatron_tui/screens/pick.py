@@ -1,0 +1,184 @@
+"""Small dialogs: choose one of a list, or type a path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import Input, OptionList
+from textual.widgets.option_list import Option
+
+from megatron_model.text import safe
+from megatron_tui.screens.modal import ModalScreen, Options
+from megatron_tui.widgets.corpus_picker import PathInput
+from megatron_tui.widgets.panel import Text
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line to choose: its value, its name, what is said beside it, and below the list."""
+
+    value: str
+    name: str
+    detail: str = ""
+    more: str = ""
+
+
+class Pick(ModalScreen[str | None]):
+    """Choose one of a few entries; escape chooses none."""
+
+    CSS_PATH = "pick.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j", "cursor(1)", "Down", show=False, tooltip="Entry below", id="pick.down"),
+        Binding("k", "cursor(-1)", "Up", show=False, tooltip="Entry above", id="pick.up"),
+        Binding("escape,q", "cancel", "Cancel", tooltip="Choose nothing", id="pick.cancel"),
+    ]
+
+    def __init__(
+        self, title: str, entries: Sequence[Entry], chosen: str = "", hint: str = "takes it"
+    ) -> None:
+        super().__init__()
+        self._title = title
+        self._entries = list(entries)
+        self._chosen = chosen
+        self._hint = hint
+
+    def compose(self) -> ComposeResult:
+        """Title, list, what the entry under the cursor is, keys."""
+        width = max((len(safe(entry.name, one_line=True)) for entry in self._entries), default=0)
+        with Vertical(classes="pick"):
+            yield Text(Content.styled(safe(self._title, one_line=True), "bold"))
+            yield Options(*(self._option(entry, width) for entry in self._entries), markup=False)
+            yield Text(classes="more")
+            yield Text(self._keys(), classes="hint")
+
+    def on_mount(self) -> None:
+        """Begin at what is chosen now."""
+        options = self.query_one(OptionList)
+        values = [entry.value for entry in self._entries]
+        if values:
+            options.highlighted = values.index(self._chosen) if self._chosen in values else 0
+        options.focus()
+
+    @property
+    def entry(self) -> Entry | None:
+        """The entry under the cursor."""
+        index = self.query_one(OptionList).highlighted
+        return self._entries[index] if index is not None else None
+
+    def set_entries(self, entries: Sequence[Entry]) -> None:
+        """Show other entries: what was looked up in the background."""
+        present = self.entry.value if self.entry is not None else self._chosen
+        self._entries = list(entries)
+        width = max((len(safe(entry.name, one_line=True)) for entry in entries), default=0)
+        options = self.query_one(OptionList)
+        options.clear_options()
+        options.add_options(self._option(entry, width) for entry in entries)
+        values = [entry.value for entry in entries]
+        if values:
+            options.highlighted = values.index(present) if present in values else 0
+
+    def action_cursor(self, change: int) -> None:
+        """Go up or down, as the arrows do."""
+        options = self.query_one(OptionList)
+        options.action_cursor_down() if change > 0 else options.action_cursor_up()
+
+    def action_cancel(self) -> None:
+        """Choose nothing."""
+        self.dismiss(None)
+
+    @on(OptionList.OptionHighlighted)
+    def _moved(self) -> None:
+        self.query_one(".more", Text).show(safe(self.entry.more) if self.entry else "")
+
+    @on(OptionList.OptionSelected)
+    def _take(self, event: OptionList.OptionSelected) -> None:
+        self.dismiss(self._entries[event.option_index].value)
+
+    def _keys(self) -> Content:
+        return Content.assemble(
+            ("enter", "bold $primary"), f" {self._hint}   ", ("esc", "bold $primary"), " cancels"
+        )
+
+    def _option(self, entry: Entry, width: int) -> Option:
+        mark = "● " if entry.value == self._chosen else "  "
+        name = safe(entry.name, one_line=True).ljust(width)
+        detail = safe(entry.detail, one_line=False).replace("\n", " ")
+        return Option(Content.assemble((mark, "$primary"), (name, "bold"), f"  {detail}"))
+
+
+class RunPick(Pick):
+    """Choose a recorded run: enter takes its settings, R goes on with it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("R", "resume", "Resume", tooltip="Train that run further", id="pick.resume"),
+    ]
+    RESUME = "resume:"
+    """Beginning of the answer that asks for a run to be resumed."""
+
+    def action_resume(self) -> None:
+        """Choose to go on with the run under the cursor."""
+        if self.entry is not None:
+            self.dismiss(self.RESUME + self.entry.value)
+
+    def _keys(self) -> Content:
+        return Content.assemble(
+            ("enter", "bold $primary"), " takes its settings   ",
+            ("R", "bold $primary"), " trains it further   ",
+            ("esc", "bold $primary"), " cancels",
+        )  # fmt: skip
+
+
+class AskPath(ModalScreen[str | None]):
+    """Type a path; what is wrong with it is said at once, and enter waits until nothing is."""
+
+    CSS_PATH = "pick.tcss"
+    AUTO_FOCUS = "#asked"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "cancel", "Cancel", tooltip="Do nothing", id="ask.cancel", priority=True),
+    ]
+
+    def __init__(self, title: str, value: str, take: Callable[[str, bool], str]) -> None:
+        """`take` does it and returns why not; its flag says that enter was pressed again."""
+        super().__init__()
+        self._title = title
+        self._value = value
+        self._take = take
+        self._refused = ""
+
+    def compose(self) -> ComposeResult:
+        """Title, path, what is wrong, keys."""
+        with Vertical(classes="pick"):
+            yield Text(Content.styled(self._title, "bold"))
+            yield PathInput(self._value, id="asked")
+            yield Text(classes="more")
+            yield Text(
+                Content.assemble(
+                    ("enter", "bold $primary"), " does it   ",
+                    ("tab", "bold $primary"), " completes   ",
+                    ("esc", "bold $primary"), " cancels",
+                ),
+                classes="hint",
+            )  # fmt: skip
+
+    def action_cancel(self) -> None:
+        """Do nothing."""
+        self.dismiss(None)
+
+    @on(Input.Submitted)
+    def _submit(self, event: Input.Submitted) -> None:
+        event.stop()
+        problem = self._take(event.value, self._refused == event.value)
+        if not problem:
+            self.dismiss(event.value)
+            return
+        self._refused = event.value
+        self.query_one(".more", Text).show(
+            Content.styled("✗ " + safe(problem, one_line=True), "$error"), layout=True
+        )

@@ -1,0 +1,54 @@
+"""The keys of the Setup screen, each declared once.
+
+A letter acts wherever nothing is typed; what is needed in a text field too has a control key.
+"""
+
+from __future__ import annotations
+
+from textual.binding import Binding, BindingType
+
+
+def _key(
+    name: str,
+    keys: str,
+    action: str,
+    word: str,
+    tip: str,
+    *,
+    shown: bool = True,
+    priority: bool = False,
+) -> Binding:
+    return Binding(
+        keys,
+        action,
+        word,
+        show=shown,
+        priority=priority,
+        tooltip=tip,
+        id=f"setup.{name}",
+    )
+
+
+SETUP_KEYS: list[BindingType] = [
+    _key("start", "ctrl+r,R", "start", "Start", "Start the run"),
+    # Priority, so that keys typed ahead find the focus where the one before put it.
+    _key("next", "enter", "next", "Next", "Take it, go to the next part", priority=True),
+    _key("presets", "P", "presets", "Presets", "List the presets with their cost"),
+    _key("browse", "b,ctrl+o", "browse", "Browse", "Browse for a corpus"),
+    _key("preview", "v,ctrl+t", "preview", "Text", "Read in the corpus"),
+    _key("xray", "x", "xray", "X-ray", "Look through the corpus"),
+    _key("find", "slash", "find", "Find", "Find a setting"),
+    _key("fix", "F", "fix", "Fix", "Change what the preflight objects to"),
+    _key("measure", "m", "measure", "Measure", "Measure real steps, or stop measuring"),
+    _key("copy", "c", "copy_command", "Copy", "Copy the command that starts this run"),
+    _key("undo", "u", "undo", "Undo", "Take the last change back"),
+    _key("redo", "U,ctrl+y", "redo", "Redo", "Make the change again", shown=False),
+    _key("changes", "D", "changes", "Differs", "List what differs from the preset"),
+    _key("device", "d", "device", "Device", "Choose the device"),
+    _key("save", "ctrl+s", "save", "Save", "Save the settings as TOML"),
+    _key("load", "L,ctrl+l", "load", "Load", "Load settings from TOML", shown=False),
+    _key("encoding", "e", "encoding", "Encoding", "Choose the encoding of the text", shown=False),
+    _key("from_run", "f", "from_run", "From run", "Take a run's settings, or resume", shown=False),
+    _key("batch", "M", "measure_batches", "Batch", "Take the fastest batch size", shown=False),
+    _key("name", "n", "name", "Name", "Name the run", shown=False),
+]

@@ -1,0 +1,156 @@
+"""What is planned on the Setup screen and what follows from it; no widget.
+
+Holds the draft and its history, what is known of the corpus, the devices and the measurements, and
+works out the configuration, its cost, what would mend it, and the command that starts it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from megatron_model.config import RunConfig, with_settings
+from megatron_model.device import DeviceInfo
+from megatron_model.fitting import suggest_fix
+from megatron_model.measurement import Measurement, cost_key
+from megatron_model.preflight import VOCABULARY_GUESS, Preflight, preflight
+from megatron_model.run_folder import check_run_name, free_name
+from megatron_tui.corpus_facts import CorpusFacts
+from megatron_tui.draft_history import DraftHistory
+from megatron_tui.setup_draft import Checked, SetupDraft
+from megatron_tui.train_command import absolute_corpus, train_command
+
+
+class SetupPlan:
+    """Change it through its methods; read what follows from its properties."""
+
+    def __init__(self, runs_dir: Path, preset: str) -> None:
+        self.runs_dir = runs_dir
+        self.history = DraftHistory(SetupDraft(preset))
+        self.facts = CorpusFacts("")
+        self.devices: dict[str, DeviceInfo] = {}
+        """Devices by the name that chooses them; ``auto`` is what is chosen without a name."""
+        self.device_errors: dict[str, str] = {}
+        self.disk_free: int | None = None
+        self.wanted_corpus = ""
+        """A corpus that loaded settings name; the screen makes it the choice."""
+        self._fitted = (self.history.draft, self.history.draft)
+        self._measured: dict[tuple[object, ...], Measurement] = {}
+
+    @property
+    def draft(self) -> SetupDraft:
+        """The present draft, on the present corpus."""
+        size = self.facts.size or 0
+        plain, fitted = self._fitted
+        if plain is not self.history.draft or fitted.size != size:
+            # Kept, because a draft keeps what it was checked to be.
+            fitted = replace(self.history.draft, size=size)
+            self._fitted = (self.history.draft, fitted)
+        return fitted
+
+    @property
+    def checked(self) -> Checked:
+        """What the draft amounts to."""
+        return self.draft.check()
+
+    def change(self, draft: SetupDraft, group: str = "") -> None:
+        """Take another draft, as one step that can be undone."""
+        self.history.put(replace(draft, size=0), group)
+
+    def suggest_preset(self, preset: str) -> None:
+        """Begin with another preset; nothing to be undone, as nobody chose the one before."""
+        self.history.replace_present(self.history.draft.with_preset(preset))
+
+    def undo(self) -> bool:
+        """Go one step back."""
+        return self.history.undo()
+
+    def redo(self) -> bool:
+        """Go one step forward."""
+        return self.history.redo()
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration with the corpus in it, findable from any folder."""
+        return with_settings(self.checked.config, {"data.corpus": absolute_corpus(self.facts.spec)})
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Different characters of the corpus, or a guess."""
+        return len(self.facts.vocabulary or ()) or VOCABULARY_GUESS
+
+    @property
+    def device_name(self) -> str:
+        """The device that is asked for."""
+        return self.checked.config.training.device
+
+    @property
+    def device(self) -> DeviceInfo | None:
+        """What is known of it."""
+        return self.devices.get(self.device_name)
+
+    @property
+    def measurement(self) -> Measurement | None:
+        """The measurement that holds for the present settings."""
+        return self._measured.get(cost_key(self.checked.config, self.vocabulary_size))
+
+    def measured(self, key: tuple[object, ...], measurement: Measurement) -> None:
+        """Take in what was measured for the settings that had this `cost_key`."""
+        self._measured[key] = measurement
+
+    @property
+    def cost(self) -> Preflight:
+        """What the run will cost."""
+        return preflight(
+            self.checked.config,
+            characters=self.facts.characters,
+            vocabulary_size=len(self.facts.vocabulary) if self.facts.vocabulary else None,
+            device=self.device,
+            disk_free=self.disk_free,
+            measurement=self.measurement,
+        )
+
+    @property
+    def fix(self) -> dict[str, object]:
+        """What to change so that the run fits, or does not repeat itself; empty for nothing."""
+        return suggest_fix(
+            self.checked.config,
+            characters=self.facts.characters,
+            vocabulary_size=len(self.facts.vocabulary) if self.facts.vocabulary else None,
+            device=self.device,
+            disk_free=self.disk_free,
+        )
+
+    def default_name(self) -> str:
+        """Return a free name made of corpus and preset."""
+        stem = self.facts.name or self.facts.spec.removeprefix("builtin:")
+        return free_name(self.runs_dir, f"{Path(stem).stem}-{self.draft.preset}")
+
+    def name_error(self, name: str) -> str:
+        """Return why no run can have this name, or nothing; existing runs are not overwritten."""
+        try:
+            check_run_name(name)
+        except ValueError as refusal:
+            return str(refusal)
+        taken = (self.runs_dir / name).exists()
+        return "A run of this name exists; choose another." if taken else ""
+
+    def command(self, name: str) -> list[str]:
+        """Return the command that starts this run."""
+        return train_command(
+            self.draft,
+            corpus=self.facts.spec,
+            name=name,
+            runs_dir=self.runs_dir,
+        )
+
+    def look_at_disk(self) -> None:
+        """See how much room there is for checkpoints."""
+        folder = self.runs_dir.absolute()
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        try:
+            self.disk_free = shutil.disk_usage(folder).free
+        except OSError:
+            self.disk_free = None

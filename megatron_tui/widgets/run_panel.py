@@ -1,0 +1,59 @@
+"""The run to be: its preset, its name, and the command that would start it without a screen."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal
+from textual.content import Content
+from textual.widgets import Button, Input
+
+from megatron_model.presets import PRESETS
+from megatron_model.text import safe
+from megatron_tui.widgets.choice import Choice
+from megatron_tui.widgets.panel import Panel, Text
+
+
+class RunPanel(Panel):
+    """Preset, name and command; `Choice.Changed` and `Input.Changed` say what was made of them."""
+
+    EXPLANATION: ClassVar[str] = (
+        "The preset is a named set of settings to begin with; left and right go through them, P "
+        "lists them with what they cost on this machine. The name is that of the run's folder; an "
+        "existing run is never overwritten. The command below starts the same run without a "
+        "screen, and c copies it."
+    )
+
+    def __init__(self, preset: str) -> None:
+        super().__init__("run", id="about")
+        self._preset = preset
+
+    def compose(self) -> ComposeResult:
+        """Four rows."""
+        with Horizontal(classes="row"):
+            yield Text("preset", classes="name")
+            yield Choice(list(PRESETS), self._preset, id="preset")
+            yield Button("Start", id="start", variant="primary", compact=True)
+        yield Text(classes="description")
+        with Horizontal(classes="row"):
+            yield Text("name", classes="name")
+            name = Input(id="name", compact=True, select_on_focus=False)
+            name.cursor_blink = False
+            yield name
+        yield Text(classes="command")
+
+    @property
+    def run_name(self) -> str:
+        """What is typed."""
+        return self.query_one("#name", Input).value.strip()
+
+    def show(self, preset: str, command: str, name_error: str) -> None:
+        """Show the preset, and the command or what is wrong with the name."""
+        self.query_one("#preset", Choice).value = preset
+        self.query_one(".description", Text).show(PRESETS[preset].description)
+        line = self.query_one(".command", Text)
+        if name_error:
+            line.show(Content.styled(f"✗ {safe(name_error, one_line=True)}", "$error"))
+        else:
+            line.show(Content.assemble(("$ ", "$primary"), safe(command, one_line=True)))

@@ -1,0 +1,564 @@
+"""Setup, feature by feature: each point of the list (features.md 4.1) reached by its keys.
+
+The names are the list; what a look is has a snapshot in test_setup_looks.py.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.widgets import Input, OptionList
+
+from megatron_model.config import RunConfig, config_from_toml, with_settings
+from megatron_model.device import DeviceInfo
+from megatron_model.measurement import Measurement
+from megatron_model.probe import Progress
+from megatron_model.run_folder import RunFolder
+from megatron_tui.app import MegatronApp
+from megatron_tui.screens.dialogs import Confirm
+from megatron_tui.screens.file_browser import FileBrowser
+from megatron_tui.screens.pick import AskPath, Pick
+from megatron_tui.screens.setup import SetupScreen
+from megatron_tui.screens.training import TrainingScreen
+from megatron_tui.screens.xray import XrayScreen
+from megatron_tui.widgets.corpus_picker import CorpusPicker, PathInput
+from megatron_tui.widgets.panel import Text
+from megatron_tui.widgets.preflight_card import PreflightCard
+from megatron_tui.widgets.preview_panel import PreviewPanel
+from megatron_tui.widgets.run_panel import RunPanel
+from megatron_tui.widgets.settings_form import FindField, SettingsForm, find_settings
+from megatron_tui.widgets.settings_list import SettingsList
+from tests.tui.conftest import (
+    GatedTrainer,
+    copy_recorded,
+    make_app,
+    make_workbench,
+    recorded_events,
+    until,
+)
+
+WIDE = (120, 40)
+
+
+async def setup(app: MegatronApp) -> SetupScreen:
+    """Wait until the corpus is read and the device is known."""
+    screen = app.screen_stack[0]
+    assert isinstance(screen, SetupScreen)
+    await until(
+        lambda: (
+            (screen.facts.complete or bool(screen.facts.error)) and screen.plan.device is not None
+        )
+    )
+    return screen
+
+
+def shown(node: Any) -> str:
+    return "\n".join(text.plain for text in node.query(Text))
+
+
+def card(app: MegatronApp) -> str:
+    return shown(app.screen_stack[0].query_one(PreflightCard))
+
+
+# Corpora
+
+
+async def test_must_recent_corpora(runs_dir: Path, tale: str, tmp_path: Path) -> None:
+    text = str(tmp_path / tale)
+    RunFolder.create(runs_dir, "old", with_settings(RunConfig(), {"data.corpus": text}))
+    app = make_app(make_workbench(runs_dir))
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        options = screen.query_one(OptionList)
+        await until(lambda: options.option_count == 3)
+        await pilot.press("up")
+        await until(lambda: screen.facts.spec == text and screen.facts.complete)
+
+
+async def test_must_recent_corpora_are_remembered_after_a_start(runs_dir: Path, tale: str) -> None:
+    trainer = GatedTrainer(recorded_events())
+    app = make_app(make_workbench(runs_dir, trainer), corpus=tale)
+    async with app.run_test(size=WIDE) as pilot:
+        await setup(app)
+        await pilot.press("ctrl+r")
+        await until(lambda: app.workbench.training.training is not None)
+        text = str(Path(tale).absolute())
+        assert app.workbench.preferences.get("setup.corpora", list[str]()) == [text]
+        assert app.workbench.preferences.get("setup.corpus", "") == text
+        app.workbench.training.stop()
+        trainer.release(1)
+
+
+async def test_must_file_browser(runs_dir: Path, tale: str) -> None:
+    app = make_app(make_workbench(runs_dir))
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        await pilot.press("b")
+        await until(lambda: isinstance(app.screen, FileBrowser))
+        await pilot.pause(0.3)
+        await pilot.press("end", "enter")
+        await until(lambda: isinstance(app.screen, SetupScreen))
+        await until(lambda: screen.facts.spec.endswith(tale) and screen.facts.complete)
+
+
+async def test_must_a_path_typed_with_completion(runs_dir: Path, tale: str) -> None:
+    app = make_app(make_workbench(runs_dir))
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        path = screen.query_one("#path", PathInput)
+        path.focus()
+        await pilot.press("t", "a", "tab")
+        assert path.value == tale
+        await pilot.press("enter")
+        await until(lambda: screen.facts.spec == tale and screen.facts.complete)
+
+
+async def test_must_preview(runs_dir: Path, tale: str) -> None:
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await setup(app)
+        panel = screen.query_one(PreviewPanel)
+        assert not panel.display
+        await pilot.press("v")
+        await until(lambda: panel.display and panel.has_focus)
+        assert shown(panel).startswith(Path(tale).read_text()[:40].splitlines()[0])
+        await pilot.press("j", "v")
+        await until(lambda: not panel.display)
+        assert screen.query_one("#corpora").has_focus
+
+
+async def test_must_size_lines_vocabulary(runs_dir: Path, tale: str) -> None:
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=WIDE):
+        screen = await setup(app)
+        text = Path(tale).read_text()
+        facts = shown(screen.query_one(CorpusPicker))
+        assert f"{len(text):,} characters" in facts
+        assert f"vocabulary {len(set(text))}" in facts
+        assert "lines" in facts
+        assert "KiB" in facts
+
+
+async def test_must_encoding_is_detected_and_chosen_by_key(runs_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "conte.txt"
+    path.write_bytes(("Un éléphant dansait dans la forêt où il était né.\n" * 60).encode("cp1252"))
+    app = make_app(make_workbench(runs_dir), corpus=str(path))
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        assert screen.facts.problem is not None
+        facts = shown(screen.query_one(CorpusPicker))
+        assert "line 1" in facts
+        assert "byte 3" in facts
+        assert "cp1252" in facts
+        await pilot.press("ctrl+r")  # never a silent replacement: it does not start
+        assert app.workbench.training.training is None
+        await pilot.press("e")
+        await until(lambda: isinstance(app.screen, Pick))
+        assert isinstance(app.screen, Pick)
+        assert app.screen.entry is not None
+        assert app.screen.entry.value == "cp1252"
+        assert "éléphant" in app.screen.entry.detail
+        await pilot.press("enter")
+        await until(lambda: screen.facts.complete)
+        assert screen.plan.config.data.encoding == "cp1252"
+        assert "éléphant" in screen.facts.preview
+        await pilot.press("u")
+        await until(lambda: screen.facts.problem is not None)
+
+
+async def test_must_xray(runs_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mixed.txt"
+    path.write_bytes(b"one two\r\nthree four\none two\n\x07bell and \xc3\xa9\n" * 30)
+    app = make_app(make_workbench(runs_dir), corpus=str(path))
+    async with app.run_test(size=WIDE) as pilot:
+        await setup(app)
+        await pilot.press("x")
+        await until(lambda: isinstance(app.screen, XrayScreen))
+        xray = app.screen
+        assert isinstance(xray, XrayScreen)
+        await until(lambda: xray.facts.text is not None)
+        found = shown(xray)
+        for words in ("valid UTF-8", "90 LF", "30 CRLF", "mixed", "U+0007", "unigram", "trigram"):
+            assert words in found, words
+        first = xray.facts.table[0].character
+        await pilot.press("s")
+        assert xray.order == "rare"
+        await pilot.press("s", "j", "G")
+        assert first in {row.character for row in xray.facts.table}
+        await pilot.press("escape")
+        await until(lambda: isinstance(app.screen, SetupScreen))
+
+
+async def test_must_xray_names_the_first_offending_byte(runs_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "conte.txt"
+    path.write_bytes(b"plain\n" * 9 + "né en été, déjà là.\n".encode("cp1252") * 40)
+    app = make_app(make_workbench(runs_dir), corpus=str(path))
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await setup(app)
+        await pilot.press("x")
+        await until(lambda: isinstance(app.screen, XrayScreen))
+        xray = app.screen
+        assert isinstance(xray, XrayScreen)
+        await until(lambda: xray.facts.report is not None)
+        found = shown(xray)
+        assert "line 10, byte 55" in found
+        assert "% sure" in found
+        await pilot.press("e")
+        await until(lambda: isinstance(app.screen, Pick))
+        await pilot.press("enter")
+        await until(lambda: isinstance(app.screen, SetupScreen) and screen.facts.complete)
+
+
+async def test_should_multi_file_corpus(runs_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "books"
+    folder.mkdir()
+    for name in ("a.txt", "b.txt"):
+        (folder / name).write_text(f"the book {name}\n" * 100)
+    app = make_app(make_workbench(runs_dir), corpus=str(folder))
+    async with app.run_test(size=WIDE):
+        screen = await setup(app)
+        assert screen.facts.files == 2
+        assert "2 files" in shown(screen.query_one(CorpusPicker))
+
+
+async def test_must_split_with_a_guard(runs_dir: Path, tale: str) -> None:
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        await pilot.press("slash", *"block", "enter", *"8192", "enter")
+        await until(lambda: bool(screen.plan.cost.problems))
+        assert "validation split" in card(app)
+        assert screen.query_one(PreflightCard).has_class("-problem")
+        await pilot.press("F")
+        await until(lambda: not screen.plan.cost.problems)
+        assert screen.plan.config.model.block_size <= 256
+
+
+# Presets and settings
+
+
+async def test_must_presets(runs_dir: Path, tale: str) -> None:
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        await pilot.press("P")
+        await until(lambda: isinstance(app.screen, Pick))
+        names = [entry.value for entry in app.screen._entries]  # type: ignore[attr-defined]
+        assert names == ["smoke", "cpu", "small", "medium", "large", "seed"]
+        await pilot.press("end", "enter")
+        await until(lambda: screen.draft.preset == "seed")
+        assert screen.plan.config.model == RunConfig().model
+        assert app.workbench.preferences.get("setup.preset", "") == "seed"
+
+
+async def test_must_form_has_unit_range_and_help(runs_dir: Path, tale: str) -> None:
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        await pilot.press("slash", *"warmup", "enter")
+        form = screen.query_one(SettingsForm)
+        assert "rises from zero" in shown(form)
+        assert "at least 0 steps" in shown(form)
+
+
+async def test_must_instant_validation_of_fields_that_depend_on_each_other(
+    runs_dir: Path, tale: str
+) -> None:
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        await pilot.press("slash", *"heads", "enter", "3")
+        await until(lambda: "model.heads" in screen.plan.checked.errors)
+        assert "multiple" in shown(screen.query_one(SettingsForm))
+        await pilot.press("enter", "ctrl+r")
+        assert app.workbench.training.training is None
+
+
+async def test_must_find_a_setting(runs_dir: Path, tale: str) -> None:
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await setup(app)
+        settings = screen.query_one(SettingsList)
+        await pilot.press("slash", *"learn")
+        await until(
+            lambda: settings.keys == ["training.learning_rate", "training.muon_learning_rate"]
+        )
+        await pilot.press("escape")
+        assert settings.field.key == "model.architecture"
+        assert len(settings.keys) > 20
+        assert not screen.query_one(FindField).display
+        assert find_settings(screen.query_one(SettingsForm)._fields, ["positions"]) == [
+            "model.architecture"
+        ]
+
+
+async def test_must_step_toggle_reset(runs_dir: Path, tale: str) -> None:
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        await pilot.press("slash", *"batch", "enter", "right")
+        await until(lambda: screen.draft.text("training.batch_size") == "22")
+        await pilot.press("h")
+        await until(lambda: not screen.draft.edits)
+        await pilot.press("slash", *"schedule", "enter", "space")
+        await until(lambda: screen.draft.text("training.schedule") == "cosine")
+        await pilot.press("backspace")
+        await until(lambda: not screen.draft.edits)
+        await pilot.press("G", "g", "ctrl+d", "ctrl+u")
+        assert screen.query_one(SettingsList).cursor == 0
+
+
+async def test_should_difference_from_the_preset(runs_dir: Path, tale: str) -> None:
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        settings = screen.query_one(SettingsList)
+        await pilot.press("slash", *"layers", "enter", "9", "enter", "D")
+        await until(lambda: settings.keys == ["model.layers"])
+        row = "".join(segment.text for segment in settings.render_line(1))
+        assert row.startswith("*layers")
+        assert "preset 4" in row
+        await pilot.press("escape")
+        await until(lambda: len(settings.keys) > 20)
+
+
+async def test_should_undo_and_redo(runs_dir: Path, tale: str) -> None:
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        await pilot.press("slash", *"layers", "enter", "1", "2", "enter")
+        await pilot.press("slash", *"heads", "enter", "8", "enter", "P", "home", "enter")
+        await until(lambda: screen.draft.preset == "smoke")
+        await pilot.press("u")
+        assert (screen.draft.preset, len(screen.draft.edits)) == ("cpu", 2)
+        await pilot.press("u")
+        assert screen.draft.edits == {"model.layers": "12"}
+        await pilot.press("u")  # typed in one go, taken back in one go
+        assert screen.draft.edits == {}
+        await pilot.press("u", "U", "U")
+        assert screen.draft.edits == {"model.layers": "12", "model.heads": "8"}
+        await pilot.press("slash", *"dropout", "enter", "right", "U")
+        assert "model.dropout" in screen.draft.edits or screen.draft.edits
+
+
+async def test_must_save_and_load_toml(runs_dir: Path, tale: str, tmp_path: Path) -> None:
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=WIDE, notifications=True) as pilot:
+        screen = await setup(app)
+        await pilot.press("slash", *"layers", "enter", "7", "enter", "ctrl+s")
+        await until(lambda: isinstance(app.screen, AskPath))
+        await pilot.press("enter")
+        await until(lambda: isinstance(app.screen, SetupScreen))
+        path = tmp_path / "tale-cpu.toml"
+        assert config_from_toml(path) == screen.plan.config
+        wanted = screen.plan.config
+        await pilot.press("ctrl+s", "enter")  # never overwritten without being told
+        await until(lambda: "once more replaces" in shown(app.screen))
+        await pilot.press("escape", "P", "home", "enter")
+        await until(lambda: screen.draft.preset == "smoke")
+        await pilot.press("L", *"tale-cpu.toml", "enter")
+        await until(lambda: isinstance(app.screen, SetupScreen))
+        await until(lambda: screen.plan.config == wanted)
+        await pilot.press("L", *"nothing.toml", "enter")
+        await until(lambda: "Cannot read" in shown(app.screen))
+        (tmp_path / "wrong.toml").write_text("[model]\nlayer = 3\n")
+        app.screen.query_one(Input).value = "wrong.toml"
+        await pilot.press("enter")
+        await until(lambda: 'Did you mean "model.layers"' in shown(app.screen))
+
+
+async def test_must_exact_command_is_shown_and_copied(runs_dir: Path, tale: str) -> None:
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=WIDE, notifications=True) as pilot:
+        screen = await setup(app)
+        await pilot.press("P", "home", "enter", "slash", *"steps", "enter", "5", "enter")
+        await until(lambda: screen.draft.edits == {"training.steps": "5"})
+        assert "--set training.steps=5" in shown(screen.query_one(RunPanel))
+        await pilot.press("c")
+        command = shlex.split(app.clipboard)
+        assert command[:2] == ["megatron-model", "train"]
+        wanted = screen.plan.config
+    # It is exact: the run it makes has the configuration that was on screen.
+    program = "import sys; from megatron_model.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program, *command[1:]], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert RunFolder.open(runs_dir / "tale-smoke").config == wanted
+
+
+async def test_must_run_name_and_refusing_to_overwrite(runs_dir: Path, tale: str) -> None:
+    RunFolder.create(runs_dir, "mine", RunConfig())
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        await pilot.press("n", "ctrl+u", *"mine")
+        await until(lambda: "exists" in shown(screen.query_one(RunPanel)))
+        await pilot.press("ctrl+r")
+        assert app.workbench.training.training is None
+        assert screen.query_one("#name").has_focus
+
+
+# Preflight
+
+
+async def test_must_card_moves_with_the_fields(runs_dir: Path, tale: str) -> None:
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        for words in ("parameters", "weights", "gradients", "optimizer", "activations", "epochs"):
+            assert words in card(app)
+        for words in ("a step", "chars", "time", "on disk", "free", "held back"):
+            assert words in card(app)
+        before = card(app)
+        await pilot.press("slash", *"layers", "enter", "right")
+        await until(lambda: card(app) != before)
+        assert screen.plan.disk_free is not None
+
+
+async def test_must_overtraining_is_a_warning_with_a_fix(runs_dir: Path, tale: str) -> None:
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        await pilot.press("slash", *"steps", "enter", *"90000", "enter")
+        await until(lambda: "by heart" in card(app))
+        await pilot.press("F")
+        await until(lambda: "by heart" not in card(app))
+        assert screen.plan.config.training.steps < 90000
+        await pilot.press("u")
+        await until(lambda: "by heart" in card(app))
+
+
+async def test_must_red_when_it_does_not_fit_and_one_key_mends_it(
+    runs_dir: Path, tale: str
+) -> None:
+    small = DeviceInfo("cpu", "2 CPU cores", "RAM", 1 << 30, 60 << 20, False, 1.5e11)
+    app = make_app(make_workbench(runs_dir, device=small), corpus=tale)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await setup(app)
+        await pilot.press("slash", *"embed", "enter", *"1024", "enter")
+        await until(lambda: screen.query_one(PreflightCard).has_class("-problem"))
+        assert "lower model.layers" in card(app)
+        await pilot.press("ctrl+r")
+        await until(lambda: isinstance(app.screen, Confirm))
+        await pilot.press("n", "F")
+        await until(lambda: not screen.query_one(PreflightCard).has_class("-problem"))
+        assert screen.plan.cost.fits
+        await pilot.press("u")
+        await until(lambda: screen.query_one(PreflightCard).has_class("-problem"))
+
+
+async def test_should_gpu_picker_with_free_memory(runs_dir: Path, tale: str) -> None:
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        await pilot.press("d")
+        await until(lambda: isinstance(app.screen, Pick))
+        pick = app.screen
+        assert isinstance(pick, Pick)
+        await until(lambda: [entry.value for entry in pick._entries] == ["auto", "cpu"])
+        assert "20.0 GiB of 24.0 GiB free" in pick._entries[1].detail
+        await pilot.press("j", "enter")
+        await until(lambda: screen.plan.config.training.device == "cpu")
+        assert screen.plan.device is not None
+        await pilot.press("slash", *"device", "enter", "enter", *"9", "enter")
+        await until(lambda: 'no device "cpu9"' in card(app))
+
+
+class FakeProbe:
+    """Stands where the measuring process does."""
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def run(self) -> Any:
+        yield Progress(doing="taking steps")
+        sizes = (1, 2, 4) if self.request.batches else (self.request.config.training.batch_size,)
+        for size in sizes:
+            yield Progress(
+                measured=Measurement(
+                    seconds_per_step=2.0 if size == 4 else 0.5,
+                    memory_bytes=123 << 20,
+                    batch_size=size,
+                    characters_per_step=size * 64,
+                    steps=3,
+                    compiled=False,
+                )
+            )
+
+
+async def test_must_time_from_a_measured_step(
+    runs_dir: Path, tale: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("megatron_model.probe.Probe", FakeProbe)
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        assert "about" in card(app)
+        await pilot.press("m")
+        await until(lambda: "from measured steps" in card(app))
+        assert "123 MiB" in card(app)
+        assert screen.plan.cost.seconds == 0.5 * screen.plan.config.training.steps
+        await pilot.press("slash", *"layers", "enter", "right")
+        await until(lambda: "measured" not in card(app))  # it holds for those settings only
+        await pilot.press("u")
+        await until(lambda: "from measured steps" in card(app))
+
+
+async def test_should_auto_batch_probe(
+    runs_dir: Path, tale: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("megatron_model.probe.Probe", FakeProbe)
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=WIDE, notifications=True) as pilot:
+        screen = await setup(app)
+        await pilot.press("M")
+        await until(lambda: screen.plan.config.training.batch_size == 2)
+        assert "from measured steps" in card(app)
+
+
+async def test_must_measuring_is_real_and_can_be_stopped(runs_dir: Path, tale: str) -> None:
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        await pilot.press("m")
+        await until(lambda: "measuring" in card(app))
+        await pilot.press("m")
+        await until(lambda: not screen.measuring, 30)
+        assert screen.plan.measurement is None
+        await pilot.press("P", "home", "enter", "m")
+        await until(lambda: screen.plan.measurement is not None, 60)
+        assert screen.plan.measurement.seconds_per_step > 0  # type: ignore[union-attr]
+        await until(lambda: not screen.measuring, 30)
+
+
+# Runs to go on from
+
+
+async def test_must_resume_and_fork_list(runs_dir: Path, tale: str) -> None:
+    copy_recorded(runs_dir)
+    trainer = GatedTrainer(recorded_events())
+    app = make_app(make_workbench(runs_dir, trainer), corpus=tale)
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        await pilot.press("f")
+        await until(lambda: isinstance(app.screen, Pick))
+        assert "step" in app.screen._entries[0].detail  # type: ignore[attr-defined]
+        await pilot.press("enter")
+        await until(lambda: isinstance(app.screen, SetupScreen))
+        recorded = RunFolder.open(runs_dir / "shakespeare-cpu").config
+        await until(lambda: screen.plan.checked.config.training == recorded.training)
+        assert screen.plan.checked.config.model == recorded.model
+        await pilot.press("f", "R")
+        await until(lambda: app.workbench.training.training is not None)
+        await until(lambda: isinstance(app.screen, TrainingScreen))
+        app.workbench.training.stop()
+        trainer.release(1)
+        await until(lambda: app.workbench.training.training is None)
