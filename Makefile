@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check format lint types bench-train bench-ui bench-data screenshots clean
+.PHONY: run test check format lint types bench-train bench-ui bench-data screenshots torture clean
 
 run: $(STAMP)
 	$(BIN)/megatron-tui
@@ -27,6 +27,9 @@ types: $(STAMP)
 
 screenshots: $(STAMP)
 	$(BIN)/python -m tools.screenshots
+
+torture: $(STAMP)
+	$(BIN)/python -m benchmarks.torture
 
 bench-%: $(STAMP)
 	$(BIN)/python -m benchmarks.$*
