@@ -186,9 +186,7 @@ def print_report(results: list[dict[str, Any]], shares: list[dict[str, Any]]) ->
     heads = ("text", "what", "validation", "wall s", "faster", "steps", "characters/s")
     print_table("validation loss in wall time, in turns", heads, rows)
     for result in results:
-        print(
-            f"{result['text']}: a first compilation takes {result['cold_extra']:.0f} s more"
-        )
+        print(f"{result['text']}: a first compilation takes {result['cold_extra']:.0f} s more")
     print_table(
         "share of the measured matrix rate",
         ("preset", "dtype", "threads", "characters/s", "GFLOP/s", "of", "share"),
