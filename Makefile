@@ -1,16 +1,17 @@
 # The newcomer's two commands are `make run` and `make test`; both make the environment first.
+# `make bench-train ARGS=shakespeare.txt` hands arguments to a benchmark.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check format lint types bench-train bench-ui bench-data screenshots torture clean
+.PHONY: run test check format lint types screenshots torture clean
 
 run: $(STAMP)
 	$(BIN)/megatron-tui
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 check: $(STAMP) lint types test
 
@@ -32,7 +33,8 @@ torture: $(STAMP)
 	$(BIN)/python -m benchmarks.torture
 
 bench-%: $(STAMP)
-	$(BIN)/python -m benchmarks.$*
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	$(BIN)/python -m benchmarks.$* $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -65,40 +65,37 @@ def run_ours(text: Path, wall: float, overhead: float, folder: Path) -> dict[str
     }
 
 
-def warm_up(text: Path, folder: Path) -> dict[str, float]:
-    """Fill the cache of compiled steps for this text's shapes; return the seconds that took.
+def warm_up(text: Path, folder: Path, *budgets: float) -> dict[str, float]:
+    """Fill the cache of compiled steps for what the preset does in these budgets.
 
-    Also returned: how much longer a process takes than the seconds it counts as training.
+    Returned: how much longer the first process took for its compilation, and how much longer a
+    process takes than the seconds it counts as training.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "megatron_model",
-        "train",
-        str(text),
-        "--preset",
-        "cpu",
-        "--json",
-    ]
-    command += [
-        "--runs-dir",
-        str(folder),
-        "--set",
-        "training.compile=on",
-        "--set",
-        "training.steps=2",
-    ]
-    _, first = run_json(command)
-    events, second = run_json(command)
-    return {"cold_extra": first - second, "overhead": second - events[-1]["elapsed_seconds"]}
+    from megatron_model.config import with_settings
+    from megatron_model.presets import fitted, get_preset
+
+    extra = overhead = 0.0
+    for budget in budgets:
+        asked = with_settings(get_preset("cpu").config, {"training.max_seconds": budget})
+        training = fitted(asked, text.stat().st_size).training
+        command = [sys.executable, "-m", "megatron_model", "train", str(text), "--preset", "cpu"]
+        command += ["--json", "--runs-dir", str(folder), "--set", "training.compile=on"]
+        for name in ("batch_size", "sequence_length", "weight_decay"):
+            command += ["--set", f"training.{name}={getattr(training, name)}"]
+        command += ["--set", "training.steps=2"]
+        _, first = run_json(command)
+        events, second = run_json(command)
+        extra = max(extra, first - second)
+        overhead = second - events[-1]["elapsed_seconds"]
+    return {"cold_extra": extra, "overhead": overhead}
 
 
 def compare(text: Path, name: str, folder: Path, *, all_peers: bool) -> dict[str, Any]:
     """Measure everything on one text, in turns."""
     print(name, flush=True)
     runs = folder / "runs"
-    warm = warm_up(text, runs)
     peer = run_peer("nanogpt", text)
+    warm = warm_up(text, runs, peer["wall"], peer["wall"] / TWELFTH)
     soon = run_ours(text, peer["wall"] / TWELFTH, warm["overhead"], runs)
     result = {"text": name, **warm, "nanogpt": peer, "ours_in_a_twelfth": soon}
     if all_peers:
@@ -116,6 +113,12 @@ def efficiency(preset: str, steps: int) -> dict[str, Any]:
 
 def measure_efficiency(preset: str, steps: int) -> None:
     """Time steps in this process, with the matrix rate measured before and after; print JSON."""
+    from megatron_model.process import keep_freed_memory, wait_without_spinning
+
+    # As the command line does it.
+    wait_without_spinning()
+    keep_freed_memory()
+
     import torch
 
     from megatron_model.config import with_settings
