@@ -43,9 +43,14 @@ class LoadedModel:
     val_loss: float | None
     device: torch.device
 
-    def stream(self, prompt: str, sampling: SamplingConfig) -> Iterator[str]:
-        """Yield the characters that go on from `prompt`, one at a time."""
-        return generate_stream(self.model, self.tokenizer, prompt, sampling)
+    @property
+    def block_size(self) -> int:
+        """How many characters it can see at once."""
+        return self.config.model.block_size
+
+    def stream(self, prompt: str, sampling: SamplingConfig, written: str = "") -> Iterator[str]:
+        """Yield the characters that go on from `prompt` and what was `written` after it."""
+        return generate_stream(self.model, self.tokenizer, prompt, sampling, written=written)
 
 
 @dataclass(frozen=True)

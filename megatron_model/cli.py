@@ -63,6 +63,19 @@ def build_parser() -> _Parser:
     check = verbs.add_parser("preflight", parents=[common], help="what a run will cost")
     check.add_argument("corpus", metavar="CORPUS", help=_CORPUS_HELP)
     _add_configuration(check)
+    check.add_argument("--devices", metavar="N", help="for a run on N devices")
+    check.add_argument(
+        "--device-memory", metavar="80GiB", help="for devices like this, which need not be here"
+    )
+    check.add_argument(
+        "--device-rate", metavar="300T", help="operations a second that such a device reaches"
+    )
+    check.add_argument(
+        "--interconnect",
+        metavar="25GB/s",
+        default="25GB/s",
+        help="what each device sends to the others in a second",
+    )
     check.add_argument("--json", action="store_true", help="print one JSON object")
     runs = verbs.add_parser("runs", parents=[common], help="list the runs, newest first")
     runs.add_argument("--json", action="store_true", help="print one JSON object a run")
@@ -108,6 +121,16 @@ def _add_train(verbs: argparse._SubParsersAction, common: _Parser) -> None:  # t
     train.add_argument("--name", help="name of the run (default: corpus and preset)")
     train.add_argument(
         "--max-seconds", type=float, metavar="S", help="time budget; schedule and run end with it"
+    )
+    train.add_argument(
+        "--devices", metavar="N", help="train on N devices of this machine, a process on each"
+    )
+    train.add_argument(
+        "--max-restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with several devices: start again from the last checkpoint, N times at most",
     )
     train.add_argument("--json", action="store_true", help="print the events, one JSON line each")
 

@@ -120,7 +120,7 @@ def _read(folder: int, name: str) -> _Order:
         if order.uid != os.geteuid():
             raise ValueError("it is from another user")
         return order  # type: ignore[no-any-return]
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise ValueError("it is not one of ours") from None
     finally:
         os.close(descriptor)

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +20,9 @@ import msgspec
 from megatron_model.command_folder import CommandFolder
 from megatron_model.config import RunConfig, SamplingConfig, config_from_toml, with_settings
 from megatron_model.corpus import find_corpus
+from megatron_model.device import DeviceInfo
+from megatron_model.distributed_cost import lines_of, parse_amount, per_device
+from megatron_model.distributed_launch import launch, processes_here, started_by_torchrun
 from megatron_model.errors import RequestError
 from megatron_model.headless import follow, say
 from megatron_model.presets import fitted, get_preset
@@ -63,6 +68,11 @@ def _changes(options: argparse.Namespace) -> dict[str, object]:
         changes[key.strip()] = value
     if getattr(options, "max_seconds", None) is not None:
         changes["training.max_seconds"] = str(options.max_seconds)
+    if getattr(options, "devices", None) is not None:
+        changes["training.devices"] = str(options.devices)
+    elif getattr(options, "verb", "") == "train" and started_by_torchrun():
+        # Whoever goes on with it on this machine does so with as many; see handover.py.
+        changes["training.devices"] = processes_here()
     return changes
 
 
@@ -89,7 +99,25 @@ def default_preset() -> str:
 
 
 def train(options: argparse.Namespace) -> int:
-    """Train a new run, or go on with one."""
+    """Train a new run, or go on with one: here, or in several processes of their own."""
+    if started_by_torchrun():
+        from megatron_model import distributed_worker
+
+        return distributed_worker.train(options, _run_of)
+    folder, changed = _run_of(options)
+    devices = (changed or folder.config).training.devices
+    if devices > 1:
+        arguments = [word for item in options.set for word in ("--set", item)] if changed else []
+        if changed and options.max_seconds is not None:
+            arguments += ["--max-seconds", str(options.max_seconds)]
+        flags = {"--json": options.json, "--take-over": options.take_over}
+        arguments += [flag for flag, given in flags.items() if given]
+        return launch(folder, devices, max_restarts=options.max_restarts, arguments=arguments)
+    return follow(folder, changed, json_lines=options.json, take_over=options.take_over)
+
+
+def _run_of(options: argparse.Namespace) -> tuple[RunFolder, RunConfig | None]:
+    """Return the run to be trained, and what to go on with instead of its own settings."""
     runs_dir = _runs_dir(options)
     if options.take_over and not options.resume:
         raise RequestError("--take-over needs the run to take over: --resume RUN.")
@@ -102,18 +130,32 @@ def train(options: argparse.Namespace) -> int:
         changes = _changes(options)
         if "data.corpus" in changes:
             changes["data.corpus"] = find_corpus(str(changes["data.corpus"])).location
-        changed = with_settings(folder.config, changes) if changes else None
-    elif options.corpus:
+        return folder, with_settings(folder.config, changes) if changes else None
+    if options.corpus:
         preset, config = _configuration(options)
         name = options.name
+        if _attempt() > 0 and (begun := _begun(runs_dir, config, name)) is not None:
+            return begun, None
         if name is None:
             name = free_name(runs_dir, f"{find_corpus(options.corpus).name}-{preset}")
-        folder, changed = RunFolder.create(runs_dir, name, config), None
-    else:
-        raise RequestError(
-            "train needs a CORPUS (a text file, a folder, builtin:NAME) or --resume RUN."
-        )
-    return follow(folder, changed, json_lines=options.json, take_over=options.take_over)
+        return RunFolder.create(runs_dir, name, config), None
+    raise RequestError(
+        "train needs a CORPUS (a text file, a folder, builtin:NAME) or --resume RUN."
+    )
+
+
+def _attempt() -> int:
+    """Return how often torchrun has started this process again after a failure."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def _begun(runs_dir: Path, config: RunConfig, name: str | None) -> RunFolder | None:
+    """Return the run that an attempt before this one began: the newest with just these settings."""
+    for folder in list_runs(runs_dir):
+        with contextlib.suppress(RequestError):
+            if (name is None or folder.name == name) and folder.config == config:
+                return folder
+    return None
 
 
 def tell(options: argparse.Namespace) -> int:
@@ -205,10 +247,12 @@ def preflight(options: argparse.Namespace) -> int:
     from megatron_model.token_cache import prepare_now
 
     _, config = _configuration(options)
+    stated = _stated_device(options)
+    bandwidth = parse_amount(options.interconnect, "--interconnect")
     prepared = prepare_now(find_corpus(config.data.corpus), config.data.encoding)
     device = choose_device(config.training.device)
     precision = choose_precision(config.training.precision, device)
-    about = msgspec.structs.replace(
+    about = stated or msgspec.structs.replace(
         describe_device(config.training.device), matrix_rate=measure_matrix_rate(device, precision)
     )
     result = work_out(
@@ -217,8 +261,20 @@ def preflight(options: argparse.Namespace) -> int:
         vocabulary_size=len(prepared.vocabulary),
         device=about,
     )
+    count, vocabulary = config.training.devices, len(prepared.vocabulary)
+    costs = [
+        per_device(
+            config,
+            vocabulary,
+            devices=count,
+            sharding=sharding,
+            device=about,
+            bandwidth=bandwidth,
+        )
+        for sharding in (("none", "full") if count > 1 else ())
+    ]
     if options.json:
-        print(json.dumps(msgspec.to_builtins(result)))
+        print(json.dumps({**msgspec.to_builtins(result), "devices": msgspec.to_builtins(costs)}))
         return 0
     gib = 2**30
     rows = [
@@ -229,11 +285,20 @@ def preflight(options: argparse.Namespace) -> int:
         ("time", "-" if result.seconds is None else f"about {result.seconds:,.0f} s"),
         ("checkpoints", f"{result.checkpoint_bytes / 2**20:,.0f} MiB on disk"),
     ]
-    for name, value in rows:
-        print(f"{name:<18} {value}")
+    for name, value in rows + lines_of(costs):
+        print(f"{name:<20} {value}")
     for text in result.problems + result.warnings:
         say(text)
     return 0
+
+
+def _stated_device(options: argparse.Namespace) -> DeviceInfo | None:
+    """Return the device that was described, which need not be here."""
+    if options.device_memory is None:
+        return None
+    memory = int(parse_amount(options.device_memory, "--device-memory"))
+    rate = options.device_rate and parse_amount(options.device_rate, "--device-rate")
+    return DeviceInfo("cuda", "as stated", "GPU", memory, memory, bfloat16=True, matrix_rate=rate)
 
 
 def runs(options: argparse.Namespace) -> int:

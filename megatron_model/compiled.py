@@ -52,24 +52,32 @@ class Library:
     """One computation compiled for one shape: where it is kept, and how it is made.
 
     Args:
-        kind: ``step``, a whole update; or ``loss``, the summed loss of some blocks.
+        kind: ``step``, a whole update; ``gradients``, the mean loss of some sequences and its
+            gradients; or ``loss``, the summed loss of some blocks.
         config: its model, batch size and weight decay count.
         vocab_size: different characters.
         dtype: arithmetic of the matrix products.
+        rows: sequences worked on here, where a batch is divided among processes.
     """
 
     def __init__(
-        self, kind: Literal["step", "loss"], config: RunConfig, vocab_size: int, dtype: torch.dtype
+        self,
+        kind: Literal["step", "gradients", "loss"],
+        config: RunConfig,
+        vocab_size: int,
+        dtype: torch.dtype,
+        rows: int | None = None,
     ) -> None:
         self._kind = kind
         block_size = config.model.block_size
-        step_shape = [config.training.batch_size, config.sequence_length]
+        step_shape = [rows or config.training.batch_size, config.sequence_length]
         loss_shape = [evaluation.rows_at_once(block_size), block_size]
         self._spec: dict[str, Any] = {
             "kind": kind,
             "config": msgspec.to_builtins(config.model),
-            "shape": step_shape if kind == "step" else loss_shape,
+            "shape": loss_shape if kind == "loss" else step_shape,
             "weight_decay": config.training.weight_decay if kind == "step" else 0.0,
+            "muon_precision": config.training.muon_precision if kind == "step" else "",
             "vocab_size": vocab_size,
             "dtype": str(dtype).removeprefix("torch."),
             # The generated loops are divided among a fixed number of threads.
@@ -155,6 +163,20 @@ def library_update(
     return update
 
 
+def library_gradients(
+    library: Library, model: nn.Module
+) -> Callable[[Tensor, Tensor], list[Tensor]]:
+    """Return the function from inputs and targets to the gradients of their mean loss, and it."""
+    run = library.load()
+    buffers = list(model.buffers())
+
+    def gradients(inputs: Tensor, targets: Tensor) -> list[Tensor]:
+        parameters = [value.detach() for value in model.parameters()]
+        return run([*parameters, *buffers, inputs, targets])
+
+    return gradients
+
+
 def library_loss(library: Library, model: nn.Module, dtype: torch.dtype) -> evaluation.BlockLoss:
     """Return the summed loss of blocks; a shape the library is not made for is computed eagerly."""
     run = library.load()
@@ -192,7 +214,7 @@ def _flat_loss(model: nn.Module, dtype: torch.dtype) -> tuple[Flat, list[Tensor]
 
 
 def _flat_step(
-    model: nn.Module, dtype: torch.dtype, weight_decay: float
+    model: nn.Module, dtype: torch.dtype, weight_decay: float, muon_dtype: torch.dtype
 ) -> tuple[Flat, list[Tensor]]:
     """Return the step of parameters, state, buffers, inputs, targets and rates; and its first ones.
 
@@ -207,19 +229,49 @@ def _flat_step(
         moments = dict(zip(state, arguments, strict=False))
         fixed = dict(zip(buffers, arguments, strict=False))
         inputs, targets, rates = arguments
-        leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
-        with torch.enable_grad(), _autocast(dtype):
-            logits = torch.func.functional_call(model, {**leaves, **fixed}, (inputs,))
-            loss = evaluation.sequence_loss(logits, targets)
-            found = torch.autograd.grad(loss, list(leaves.values()))
+        loss, found = _differentiated(model, values, fixed, inputs, targets, dtype)
         with torch.no_grad():
             gradients = dict(zip(values, found, strict=True))
             norm = torch.stack([gradient.square().sum() for gradient in found]).sum().sqrt()
-            new, after = muon.update(values, gradients, moments, rates, weight_decay)
+            new, after = muon.update(
+                values, gradients, moments, rates, weight_decay, dtype=muon_dtype
+            )
         return [*new.values(), *after.values(), loss.detach(), norm]
 
     first = [value.detach().clone() for value in parameters.values()]
     return step, [*first, *state.values(), *buffers.values()]
+
+
+def _flat_gradients(model: nn.Module, dtype: torch.dtype) -> tuple[Flat, list[Tensor]]:
+    """Return the gradients, and the loss, of parameters, buffers, inputs and targets."""
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+
+    def gradients(*flat: Tensor) -> list[Tensor]:
+        arguments = iter(flat)
+        values = dict(zip(parameters, arguments, strict=False))
+        fixed = dict(zip(buffers, arguments, strict=False))
+        inputs, targets = arguments
+        loss, found = _differentiated(model, values, fixed, inputs, targets, dtype)
+        return [*found, loss.detach()]
+
+    first = [value.detach().clone() for value in parameters.values()]
+    return gradients, [*first, *buffers.values()]
+
+
+def _differentiated(
+    model: nn.Module,
+    values: dict[str, Tensor],
+    fixed: dict[str, Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    dtype: torch.dtype,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the mean loss with these parameters and buffers, and the parameters' gradients."""
+    leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+    with torch.enable_grad(), _autocast(dtype):
+        logits = torch.func.functional_call(model, {**leaves, **fixed}, (inputs,))
+        loss = evaluation.sequence_loss(logits, targets)
+        return loss, torch.autograd.grad(loss, list(leaves.values()))
 
 
 def _autocast(dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:
@@ -238,8 +290,12 @@ def compile_library(spec: dict[str, Any], path: Path) -> None:
     dtype = getattr(torch, spec["dtype"])
     tokens = torch.zeros(spec["shape"], dtype=torch.long)
     if spec["kind"] == "step":
-        function, arguments = _flat_step(model, dtype, spec["weight_decay"])
+        muon_dtype = getattr(torch, spec["muon_precision"])
+        function, arguments = _flat_step(model, dtype, spec["weight_decay"], muon_dtype)
         arguments += [tokens, tokens.clone(), torch.zeros(muon.RATES)]
+    elif spec["kind"] == "gradients":
+        function, arguments = _flat_gradients(model, dtype)
+        arguments += [tokens, tokens.clone()]
     else:
         model.eval()
         function, arguments = _flat_loss(model, dtype)

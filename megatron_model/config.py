@@ -14,6 +14,7 @@ import msgspec
 
 from megatron_model.errors import RequestError, nearest
 from megatron_model.settings import Field, Settings, fields_of, setting
+from megatron_model.toml_file import read_toml
 
 REPETITION_SPAN = 64
 """How many characters back a repetition penalty looks: some lines, or all letters would pay it."""
@@ -98,6 +99,13 @@ class TrainingConfig(Settings, frozen=True, kw_only=True):
     muon_learning_rate: Annotated[
         float, setting("Muon's peak learning rate (muon only).", low=0, high=10)
     ] = 0.02
+    muon_precision: Annotated[
+        Literal["bfloat16", "float32"],
+        setting(
+            "Arithmetic in which Muon orthogonalises; in float32 the losses are the same on any "
+            "number of devices."
+        ),
+    ] = "bfloat16"
     weight_decay: Annotated[
         float, setting("Decoupled weight decay of the matrices.", low=0, high=10)
     ] = 0.01
@@ -161,6 +169,25 @@ class TrainingConfig(Settings, frozen=True, kw_only=True):
     device: Annotated[
         str, setting("auto, cpu, cuda, cuda:N or mps; auto takes an accelerator if there is one.")
     ] = "auto"
+    devices: Annotated[
+        int,
+        setting("Processes on this machine that train together, each on its own device.", low=1),
+    ] = 1
+    sharding: Annotated[
+        Literal["auto", "none", "full"],
+        setting(
+            "Of a run on several devices: none keeps the whole model on each, full divides it "
+            "among them; auto divides what does not fit."
+        ),
+    ] = "auto"
+    rank_timeout: Annotated[
+        float,
+        setting(
+            "Silence after which one of several processes counts as hung, and the run ends.",
+            unit="seconds",
+            low=1,
+        ),
+    ] = 60.0
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
         setting("Arithmetic of the matrix products; auto takes bfloat16 where it is fast."),
@@ -325,15 +352,7 @@ def config_from_builtins(data: object, *, base: RunConfig | None = None) -> RunC
 
 def config_from_toml(path: Path, *, base: RunConfig | None = None) -> RunConfig:
     """Read a configuration file; settings it does not name keep the value of `base`."""
-    import tomlkit
-    from tomlkit.exceptions import TOMLKitError
-
-    try:
-        data = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
-    except OSError as error:
-        raise RequestError(f"Cannot read {path}: {error.strerror}.") from None
-    except (TOMLKitError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path} is not valid TOML: {error}.") from None
+    data = read_toml(path)
     try:
         return config_from_builtins(data, base=base)
     except RequestError as error:

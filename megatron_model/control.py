@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import queue
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from megatron_model.lending import WeightsRequest
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,18 @@ class Control:
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._awaited: Command | None = None
+        self._borrowers: queue.SimpleQueue[WeightsRequest] = queue.SimpleQueue()
+
+    def ask_for_weights(self, request: WeightsRequest) -> None:
+        """Ask for a copy of the weights, which is made between two steps."""
+        self._borrowers.put(request)
+
+    def take_borrower(self) -> WeightsRequest | None:
+        """Return whoever has waited longest for the weights."""
+        try:
+            return self._borrowers.get_nowait()
+        except queue.Empty:
+            return None
 
     def put(self, command: Command) -> None:
         """Ask for something; it happens between two steps."""

@@ -35,6 +35,7 @@ class Batches:
         device: where batches are wanted.
         token_dropout: share of the inputs replaced by `blank`.
         blank: the id that stands for no character.
+        rows: which sequences of each step are wanted here; the rest are others' work.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Batches:
         device: torch.device,
         token_dropout: float = 0.0,
         blank: int = 0,
+        rows: slice = slice(None),
     ) -> None:
         self._tokens = tokens
         self._length = length
@@ -55,6 +57,7 @@ class Batches:
         self._device = device
         self._token_dropout = token_dropout
         self._blank = blank
+        self._rows = rows
         self._window = np.arange(length + 1, dtype=np.int64)
         self._steps_in_epoch = (len(tokens) - length) // length // batch_size
         self._epoch: tuple[int, NDArray[np.int64]] | None = None
@@ -89,14 +92,16 @@ class Batches:
 
     def get(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the inputs (B, T) and the targets (B, T), each one character further."""
-        index = self.starts(step)[:, None] + self._window  # (B, T + 1)
+        index = self.starts(step)[self._rows, None] + self._window  # (B, T + 1)
         if self._resident is not None:
             block = self._resident[self._on_device(index)].long()
         else:
             block = self._on_device(self._tokens[index].astype(np.int64))
         inputs, targets = block[:, :-1], block[:, 1:]
         if self._token_dropout:
-            draws = self._generator(2, step).random(inputs.shape, dtype=np.float32)
+            # Drawn for all sequences, whoever works on them: it is one and the same step.
+            shape = (self._batch_size, self._length)
+            draws = self._generator(2, step).random(shape, dtype=np.float32)[self._rows]
             blanked = self._on_device(draws < self._token_dropout)
             inputs = inputs.masked_fill(blanked, self._blank)
         return inputs, targets

@@ -22,14 +22,10 @@ from megatron_model.cache import Cache
 from megatron_model.classic import TransformerModel
 from megatron_model.modern import ModernTransformer
 from megatron_model.native import NativeStep, native_step
+from megatron_model.prompting import kept_characters, window_length
 
 Logits: TypeAlias = NDArray[np.float32]
 """Of each stream, a number for each character: (S, V)."""
-
-
-def kept_characters(block_size: int) -> int:
-    """Return how many characters a context longer than the block size is cut to: half."""
-    return max(1, block_size // 2)
 
 
 class Decoder:
@@ -60,11 +56,13 @@ class Decoder:
         self._logits = torch.zeros(streams, int(model.vocab_size))  # type: ignore[arg-type]
         self._logit_numbers: Logits = self._logits.numpy()
 
-    def start(self, prompt: Sequence[int]) -> Logits:
-        """Read the beginning that all streams share; return the logits of what comes next."""
-        prompt = prompt[-self.block_size :]
-        self._length = len(prompt)
-        self._window[:, : self._length] = prompt
+    def start(self, prompt: Sequence[int], written: Sequence[int] = ()) -> Logits:
+        """Read the beginning that all streams share; return the logits of what comes next.
+
+        The window lies where it would if `written` had come after `prompt` step by step.
+        """
+        self._length = window_length(len(prompt), len(written), self.block_size)
+        self._window[:, : self._length] = [*prompt, *written][-self._length :]
         # One sequence stands for all of them.
         return self._read_window(self._window[:1])
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
-from typing import TypeAlias
+from collections.abc import Callable, Generator, Iterator
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -70,25 +70,47 @@ def evaluate_steps(
         block_loss: how the loss of a few blocks is computed.
     """
     predicted = len(tokens) - 1
-    rows = rows_at_once(block_size)
     was_training = model.training
     model.eval()
     total = 0.0
-    start = 0
     try:
-        while start < predicted:
-            count = min(rows, (predicted - start) // block_size)
-            length = block_size if count else predicted - start
-            size = max(1, count) * length
-            chunk = np.array(tokens[start : start + size + 1]).astype(np.int64)
-            inputs = torch.from_numpy(chunk[:-1].reshape(-1, length)).to(device)
-            targets = torch.from_numpy(chunk[1:].reshape(-1, length)).to(device)
-            total += float(block_loss(inputs, targets).double())
-            start += size
-            yield start / predicted
+        for piece in pieces(predicted, block_size):
+            total += piece_loss(tokens, piece, device=device, block_loss=block_loss)
+            yield piece.end / predicted
     finally:
         model.train(was_training)
     return total / predicted
+
+
+class Piece(NamedTuple):
+    """Some blocks of a split that are evaluated together: characters `start` to `end`."""
+
+    start: int
+    end: int
+    length: int
+    """Characters of each of the blocks."""
+
+
+def pieces(predicted: int, block_size: int) -> Iterator[Piece]:
+    """Cut the `predicted` characters of a split into what is evaluated together, in order."""
+    rows = rows_at_once(block_size)
+    start = 0
+    while start < predicted:
+        count = min(rows, (predicted - start) // block_size)
+        length = block_size if count else predicted - start
+        end = start + max(1, count) * length
+        yield Piece(start, end, length)
+        start = end
+
+
+def piece_loss(
+    tokens: TokenArray, piece: Piece, *, device: torch.device, block_loss: BlockLoss
+) -> float:
+    """Return the summed loss over one piece of a split."""
+    chunk = np.array(tokens[piece.start : piece.end + 1]).astype(np.int64)
+    inputs = torch.from_numpy(chunk[:-1].reshape(-1, piece.length)).to(device)
+    targets = torch.from_numpy(chunk[1:].reshape(-1, piece.length)).to(device)
+    return float(block_loss(inputs, targets).double())
 
 
 def evaluate_loss(

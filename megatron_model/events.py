@@ -39,6 +39,8 @@ class RunStarted(Event, frozen=True, kw_only=True):
     parameters: int
     steps: int
     device: str
+    devices: int = 1
+    """How many processes train together, each on a device like this one."""
     precision: str = "float32"
     max_seconds: float = 0.0
     batch_size: int = 0
@@ -53,7 +55,7 @@ class RunStarted(Event, frozen=True, kw_only=True):
     checkpoint_every: int = 0
     flops_per_character: float | None = None
     matrix_rate: float | None = None
-    """Floating-point operations a second that this device reached in plain matrix products."""
+    """Floating-point operations a second that the devices reach in plain matrix products."""
     parent: str = ""
     """Name of the run this one was forked from, at `parent_step`."""
     parent_step: int = 0
@@ -132,6 +134,33 @@ class DeviceSampled(Event, frozen=True, kw_only=True):
     """Degrees Celsius."""
 
 
+class RankMeasured(Struct, frozen=True, kw_only=True):
+    """One of the processes that train together, and its device; memory in bytes."""
+
+    rank: int
+    host: str
+    kind: Literal["gpu", "ram"]
+    name: str
+    used: int
+    peak: int
+    total: int
+    utilization: float | None = None
+    seconds: float | None = None
+    """What a step took of its own time lately, without waiting for the others; None: no step."""
+
+
+class RanksMeasured(Event, frozen=True, kw_only=True):
+    """How the processes of a run on more than one device do, in the order of their ranks."""
+
+    ranks: tuple[RankMeasured, ...]
+
+    @property
+    def slowest(self) -> RankMeasured | None:
+        """The process the others wait for; None before the first step."""
+        timed = [rank for rank in self.ranks if rank.seconds is not None]
+        return max(timed, key=lambda rank: rank.seconds or 0.0, default=None)
+
+
 class Noticed(Event, frozen=True, kw_only=True):
     """Something worth a line in the run's log: a choice made, or a thing that did not work."""
 
@@ -187,6 +216,7 @@ AnyRecorded: TypeAlias = (
     | SampleGenerated
     | CheckpointSaved
     | DeviceSampled
+    | RanksMeasured
     | Noticed
     | SettingChanged
     | Alerted
@@ -213,6 +243,6 @@ def decode_event(line: bytes) -> Event | None:
     """Read one JSON line; a kind of event this version does not know, or damage, gives None."""
     try:
         event: Event = _decoder.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return event

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from megatron_model import events
 from megatron_model.config import RunConfig
@@ -19,6 +20,12 @@ from megatron_model.handover import open_trainer_log
 from megatron_model.run_folder import FINAL_WEIGHTS_FILE, RunFolder
 from megatron_model.text import safe
 
+if TYPE_CHECKING:
+    from megatron_model.distributed import Team
+
+_MARK = os.environ.get("MEGATRON_LINE_MARK", "")
+"""Begins each line for people, where they are to be told from those of torchrun."""
+
 
 def follow(
     folder: RunFolder,
@@ -26,19 +33,21 @@ def follow(
     *,
     json_lines: bool = False,
     take_over: bool = False,
+    team: Team | None = None,
+    control: Control | None = None,
 ) -> int:
     """Train the run in `folder`, print what happens, and return the exit status.
 
     A successor (`take_over`) prints no reports of steps: they are in the run's log, and its own
     would grow with every one of them.
     """
-    control = Control()
+    control = control or Control()
     signals = _Signals(folder, control)
     signals.install()
     from megatron_model.runner import run_training
 
     status = 0
-    for event in run_training(folder, control, config=config, take_over=take_over):
+    for event in run_training(folder, control, config=config, take_over=take_over, team=team):
         if json_lines and isinstance(event, RECORDED):
             json_lines = _print_event(event)
         if isinstance(event, events.RunStarted):  # before it the request may still be refused
@@ -123,7 +132,9 @@ def say(text: str) -> None:
     """Print one line for people on stderr, which may be gone: that is no reason to lose the run."""
     with contextlib.suppress(OSError):
         # One line, but with its columns: `safe` would fold their spaces too.
-        print(safe(text).replace("\n", " "), file=sys.stderr, flush=True)
+        line = _MARK + safe(text).replace("\n", " ") + "\n"
+        sys.stderr.write(line)  # whole: several processes write here
+        sys.stderr.flush()
 
 
 def line_of(event: Event) -> str:

@@ -6,7 +6,7 @@ the model. Rates arrive as a tensor, so that a changing learning rate compiles n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +56,17 @@ def update(
     state: Mapping[str, Tensor],
     rates: Tensor,
     weight_decay: float,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    orthogonal: Callable[[Tensor], Tensor] | None = None,
+    parts: int = 1,
 ) -> tuple[Named, Named]:
-    """Return the parameters and the state after one update; nothing is changed in place."""
+    """Return the parameters and the state after one update; nothing is changed in place.
+
+    `dtype` is the arithmetic in which matrices are orthogonalised. Where several processes share
+    the work `orthogonal` takes the place of `orthogonalise`, and `parts` tells among how many of
+    them the rows of each matrix are divided.
+    """
     muon_rate, adamw_rate, correction1, correction2 = rates.unbind()
     new_parameters: Named = {}
     new_state: Named = {}
@@ -65,11 +74,12 @@ def update(
         gradient = gradients[name]
         if name in MATRICES:
             average = state[f"momentum/{name}"] * MOMENTUM + gradient * (1.0 - MOMENTUM)
-            change = orthogonalise(gradient * (1.0 - MOMENTUM) + average * MOMENTUM)
+            change = gradient * (1.0 - MOMENTUM) + average * MOMENTUM
+            change = orthogonal(change) if orthogonal else orthogonalise(change, dtype=dtype)
             # A tall matrix needs larger steps for the same change of what it puts out; the second
             # feed-forward matrix is kept transposed and is wide in truth.
             if name == "feed_forward":
-                tall = max(1.0, value.size(-2) / value.size(-1)) ** 0.5
+                tall = max(1.0, parts * value.size(-2) / value.size(-1)) ** 0.5
                 change = torch.stack([change[:, 0] * tall, change[:, 1]], dim=1)
             decayed = value * (1.0 - muon_rate * weight_decay) if weight_decay else value
             new_parameters[name] = decayed - muon_rate * change
@@ -83,15 +93,17 @@ def update(
     return new_parameters, new_state
 
 
-def orthogonalise(matrices: Tensor, *, iterations: int = ITERATIONS) -> Tensor:
+def orthogonalise(
+    matrices: Tensor, *, iterations: int = ITERATIONS, dtype: torch.dtype = torch.bfloat16
+) -> Tensor:
     """Bring the singular values of each matrix (..., rows, columns) near one.
 
     The quintic Newton-Schulz iteration of Muon (Jordan et al. 2024):
-    ``X <- aX + (bA + cA^2) X`` with ``A = X X^T``, from X of norm one, in bfloat16.
+    ``X <- aX + (bA + cA^2) X`` with ``A = X X^T``, from X of norm one.
     """
     a, b, c = _QUINTIC
-    x = matrices.flatten(0, -3).bfloat16()
-    x = x / (x.float().norm(dim=(-2, -1), keepdim=True) + 1e-7).bfloat16()
+    x = matrices.flatten(0, -3).to(dtype)
+    x = x / (x.float().norm(dim=(-2, -1), keepdim=True) + 1e-7).to(dtype)
     tall = x.size(-2) > x.size(-1)
     if tall:
         x = x.mT
@@ -109,6 +121,8 @@ class MuonOptimizer:
 
     def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
         self.config = config
+        self.orthogonal: Callable[[Tensor], Tensor] | None = None
+        """How the work of `orthogonalise` is shared, where several processes train together."""
         self._model = model
         self._state = initial_state(dict(model.named_parameters()))
 
@@ -122,7 +136,15 @@ class MuonOptimizer:
         gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
         rates = rates_at(self.config, step, scale)
         if sound is None or sound.device.type != "cpu" or bool(sound):
-            new, state = update(parameters, gradients, self._state, rates, self.config.weight_decay)
+            new, state = update(
+                parameters,
+                gradients,
+                self._state,
+                rates,
+                self.config.weight_decay,
+                dtype=getattr(torch, self.config.muon_precision),
+                orthogonal=self.orthogonal,
+            )
             if sound is not None and sound.device.type != "cpu":
                 # Decided on the device, for which the host does not wait.
                 new = {k: torch.where(sound, v, parameters[k]) for k, v in new.items()}

@@ -173,7 +173,7 @@ def _take_steps(config: RunConfig, vocabulary_size: int, memory: _MemoryMeter) -
         batch_size=config.training.batch_size,
         characters_per_step=per_step,
         steps=len(times),
-        compiled=trainer._compiled,
+        compiled=trainer.compiled,
     )
 
 

@@ -24,6 +24,7 @@ from megatron_model.events import Event, decode_event
 from megatron_model.files import write_atomically
 from megatron_model.run_state import RunState, Status
 from megatron_model.text import safe
+from megatron_model.toml_file import read_toml
 
 RUN_FILE = "run.toml"
 EVENTS_FILE = "events.jsonl"
@@ -158,18 +159,7 @@ class RunFolder:
             return {}
 
     def _read_toml(self) -> dict[str, dict[str, object]]:
-        import tomlkit
-        from tomlkit.exceptions import TOMLKitError
-
-        path = self.path / RUN_FILE
-        try:
-            return dict(tomlkit.parse(path.read_text(encoding="utf-8")).unwrap())
-        except OSError as error:
-            raise RequestError(f"Cannot read {safe(str(path))}: {error.strerror}.") from None
-        except (TOMLKitError, UnicodeDecodeError) as error:
-            raise RequestError(
-                f"{safe(str(path))} is not valid TOML: {safe(str(error))}."
-            ) from None
+        return read_toml(self.path / RUN_FILE)
 
     @property
     def config(self) -> RunConfig:

@@ -83,7 +83,7 @@ def holder(path: Path) -> Holder | None:
         return None
     try:
         return msgspec.json.decode(os.read(descriptor, _LONGEST), type=Holder)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     finally:
         os.close(descriptor)

@@ -106,6 +106,8 @@ class RunState:
     speed: Series = field(default_factory=Series)
     memory: Series = field(default_factory=Series)
     device: events.DeviceSampled | None = None
+    ranks: events.RanksMeasured | None = None
+    """How the processes do that train together; None where one trains alone."""
     best_val_loss: float | None = None
     best_step: int | None = None
     samples: deque[events.SampleGenerated] = field(
@@ -199,6 +201,8 @@ class RunState:
             case events.DeviceSampled():
                 self.device = event
                 self.memory.append(event.step, self.elapsed_seconds, float(event.used))
+            case events.RanksMeasured():
+                self.ranks = event
             case events.Noticed(text=text):
                 self._say(event, "warning", text)
             case events.Alerted(text=text):
@@ -230,13 +234,14 @@ class RunState:
     def _start(self, event: events.RunStarted) -> None:
         self.status, self.phase, self.started = "running", "training", event
         self.error = self.finish_reason = self.phase_progress = None
-        self.handed_over = False
+        self.handed_over, self.ranks = False, None
         self._rewind(event.step)
         self.step = self.first_step = event.step
         self.elapsed_seconds = self.first_elapsed = event.elapsed_seconds
         self.clock.start(event.step, event.elapsed_seconds)
         resumed = f"resumed at step {event.step:,}" if event.step else "training began"
-        self._say(event, "info", f"{resumed} on {event.device}, {event.parameters:,} parameters")
+        where = f"{event.devices} x {event.device}" if event.devices > 1 else event.device
+        self._say(event, "info", f"{resumed} on {where}, {event.parameters:,} parameters")
 
     def _rewind(self, step: int) -> None:
         """Forget what the log holds beyond the checkpoint that the run resumed from."""

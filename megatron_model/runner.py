@@ -10,6 +10,7 @@ import gc
 import shutil
 import time
 from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -35,6 +36,9 @@ from megatron_model.token_cache import PreparedCorpus, prepare_corpus, split
 from megatron_model.tokenizer import CharTokenizer
 from megatron_model.trainer import Trainer
 
+if TYPE_CHECKING:
+    from megatron_model.distributed import Team
+
 ASK_AGAIN_SECONDS = 20.0
 """How often a process that wants to take a run over asks the one that trains it."""
 TAKE_OVER_SECONDS = 600.0
@@ -53,13 +57,15 @@ def run_training(
     *,
     config: RunConfig | None = None,
     take_over: bool = False,
+    team: Team | None = None,
 ) -> Iterator[Event]:
     """Train the run in `folder` from its latest checkpoint, or from the start, to its end.
 
     Every event is yielded; those of lasting interest are in the folder's log by then. What
     `control` brings, or another process through the folder, is done between two steps. `config` is
     what to go on with instead of the folder's own settings; it is written there once it is known
-    to work. With `take_over` a process that trains the run is asked to let it go first, once
+    to work. With a `team` this is its rank 0, and the others do what it tells them. With
+    `take_over` a process that trains the run is asked to let it go first, once
     everything here is ready to go on.
 
     Raises:
@@ -74,7 +80,7 @@ def run_training(
         CommandFolder(folder.path).clear(*(_HANDED_ON if take_over else ()))
         fresh = not folder.events_path.exists() and folder.latest_checkpoint() is None
         try:
-            session = yield from _prepare(folder, control, config)
+            session = yield from _prepare(folder, control, config, team)
             log = EventLog(folder.events_path)
         except RequestError:
             if fresh:
@@ -141,7 +147,7 @@ def _read_corpus(config: RunConfig) -> Generator[Event, None, tuple[RunConfig, P
 
 
 def _prepare(
-    folder: RunFolder, control: Control, changed: RunConfig | None
+    folder: RunFolder, control: Control, changed: RunConfig | None, team: Team | None
 ) -> Generator[Event, None, Session]:
     """Read the corpus, build the trainer and bring it to the latest checkpoint that is whole."""
     asked = changed or folder.config
@@ -156,11 +162,16 @@ def _prepare(
     train, validation = split(prepared, config.data.validation_fraction, config.model.block_size)
     yield events.PhaseChanged(step=0, phase="loading")
     keep_freed_memory()
-    torch.set_num_threads(config.training.threads or available_cores())
+    if team is None:
+        torch.set_num_threads(config.training.threads or available_cores())
+    tokenizer = CharTokenizer.from_vocabulary(prepared.vocabulary)
     try:
-        trainer = Trainer(
-            config, CharTokenizer.from_vocabulary(prepared.vocabulary), train, validation
-        )
+        learner = None
+        if team is not None:
+            from megatron_model.distributed_worker import lead
+
+            learner = lead(team, config, prepared, train, validation)
+        trainer = Trainer(config, tokenizer, train, validation, learner=learner)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, TypeAlias
 
 import msgspec
@@ -102,10 +103,13 @@ def choose(
     )
     if sampling.temperature == 0.0:
         return int(numbers.argmax())
-    probabilities = to_probabilities(numbers, sampling.temperature)
+    return invert(_filtered(to_probabilities(numbers, sampling.temperature), sampling), draw)
+
+
+def _filtered(probabilities: Numbers, sampling: SamplingConfig) -> Numbers:
     probabilities = keep_top_k(probabilities, sampling.top_k)
     probabilities = keep_min_p(probabilities, sampling.min_p)
-    return invert(keep_top_p(probabilities, sampling.top_p), draw)
+    return keep_top_p(probabilities, sampling.top_p)
 
 
 def uniform_draws(seed: int) -> Iterator[float]:
@@ -122,17 +126,22 @@ class Stream:
         sampling: how it is written.
         prompt: the tokens before it.
         stop: the tokens of the text it ends with; none if it goes on to its full length.
+        written: what it has written before it was stopped; it goes on as if it had not been.
     """
 
     def __init__(
-        self, sampling: SamplingConfig, prompt: Sequence[int] = (), stop: Sequence[int] = ()
+        self,
+        sampling: SamplingConfig,
+        prompt: Sequence[int] = (),
+        stop: Sequence[int] = (),
+        written: Sequence[int] = (),
     ) -> None:
-        self._sampling = sampling
-        self._draws = uniform_draws(sampling.seed)
-        self._recent = deque(prompt, maxlen=REPETITION_SPAN)
+        self.sampling = sampling
+        self._draws = islice(uniform_draws(sampling.seed), len(written), None)
+        self._recent = deque([*prompt, *written], maxlen=REPETITION_SPAN)
         self._stop = list(stop)
-        self._tail: deque[int] = deque(maxlen=max(1, len(self._stop)))
-        self._left = sampling.max_new_tokens
+        self._tail: deque[int] = deque(written, maxlen=max(1, len(self._stop)))
+        self._left = sampling.max_new_tokens - len(written)
 
     @property
     def over(self) -> bool:
@@ -141,11 +150,47 @@ class Stream:
 
     def pick(self, logits: NDArray[np.float32]) -> int:
         """Return the next token, chosen from logits (V,)."""
-        token = choose(logits, self._sampling, next(self._draws), self._recent)
+        token = choose(logits, self.sampling, next(self._draws), self._recent)
+        self._write(token)
+        return token
+
+    def _write(self, token: int) -> None:
         self._recent.append(token)
         self._tail.append(token)
         self._left -= 1
-        return token
+
+
+def pick_together(streams: Sequence[Stream], logits: Logits) -> list[int | None]:
+    """Return the next token of each stream, None where it is over, chosen from logits (S, V).
+
+    Each is the one that `Stream.pick` returns; what is alike for all is done at once, which is most
+    of the time that drawing takes.
+    """
+    numbers = logits.astype(np.float64)
+    for row, stream in enumerate(streams):
+        penalty = stream.sampling.repetition_penalty
+        if penalty != 1.0:
+            numbers[row] = penalise_repetition(numbers[row], stream._recent, penalty)
+    temperatures = np.array([[max(stream.sampling.temperature, 1e-9)] for stream in streams])
+    weights = np.exp((numbers - numbers.max(-1, keepdims=True)) / temperatures)
+    weights /= weights.sum(-1, keepdims=True)
+    for row, stream in enumerate(streams):
+        weights[row] = _filtered(weights[row], stream.sampling)
+    cumulative = weights.cumsum(-1)
+    draws = np.array([[0.0] if stream.over else [next(stream._draws)] for stream in streams])
+    passed = (cumulative <= draws * cumulative[:, -1:]).sum(-1).tolist()
+    tokens: list[int | None] = []
+    for row, (stream, token) in enumerate(zip(streams, passed, strict=True)):
+        if stream.over:
+            tokens.append(None)
+            continue
+        if stream.sampling.temperature == 0.0:
+            token = int(numbers[row].argmax())
+        elif token == numbers.shape[1]:  # rounding: see `invert`
+            token = int(weights[row].nonzero()[0][-1])
+        stream._write(token)
+        tokens.append(token)
+    return tokens
 
 
 Column: TypeAlias = tuple[list[int | None], Logits]
@@ -158,6 +203,7 @@ def generate_columns(
     streams: Sequence[Stream],
     *,
     cached: bool = True,
+    written: Sequence[int] = (),
 ) -> Generator[Column, None, None]:
     """Write all streams in step after the non-empty `prompt`, until the last one is over.
 
@@ -168,16 +214,17 @@ def generate_columns(
         prompt: the tokens all streams go on from.
         streams: what is to be written.
         cached: False computes the whole window for every character, for comparison.
+        written: what all of them have written already, if they go on with something.
     """
     if all(stream.over for stream in streams):
         return
     decoder = Decoder(model, len(streams), cached=cached)
-    logits = decoder.start(prompt)
+    logits = decoder.start(prompt, written)
     while True:
-        column = [
-            None if stream.over else stream.pick(row)
-            for stream, row in zip(streams, logits, strict=True)
-        ]
+        if len(streams) == 1:
+            column: list[int | None] = [streams[0].pick(logits[0])]
+        else:
+            column = pick_together(streams, logits)
         yield column, logits
         if all(stream.over for stream in streams):
             return
@@ -211,14 +258,18 @@ def start_tokens(tokenizer: CharTokenizer, prompt: str) -> list[int]:
 
 
 def make_streams(
-    tokenizer: CharTokenizer, prompt: Sequence[int], samplings: Iterable[SamplingConfig]
+    tokenizer: CharTokenizer,
+    prompt: Sequence[int],
+    samplings: Iterable[SamplingConfig],
+    written: Sequence[int] = (),
 ) -> list[Stream]:
     """Return a stream for each way of sampling."""
-    return [
+    streams = []
+    for each in samplings:
         # What the model cannot write never comes.
-        Stream(each, prompt, [] if tokenizer.unknown(each.stop) else tokenizer.encode(each.stop))
-        for each in samplings
-    ]
+        stop = [] if tokenizer.unknown(each.stop) else tokenizer.encode(each.stop)
+        streams.append(Stream(each, prompt, stop, written))
+    return streams
 
 
 def generate_batch(
@@ -228,18 +279,21 @@ def generate_batch(
     samplings: Sequence[SamplingConfig],
     *,
     cached: bool = True,
+    written: str = "",
 ) -> Iterator[list[str]]:
     """Write several texts at once; yield a character of each, the empty string where one is over.
 
-    Each text is what `generate_stream` writes with the same way of sampling.
+    Each text is what `generate_stream` writes with the same way of sampling. With `written` all
+    go on from there as if they had written it, and their length counts from its beginning.
 
     Raises:
         UnknownCharacterError: the prompt has characters outside the vocabulary.
     """
     start = start_tokens(tokenizer, prompt)
     vocabulary = tokenizer.vocabulary
-    streams = make_streams(tokenizer, start, samplings)
-    for column, _ in generate_columns(model, start, streams, cached=cached):
+    before = tokenizer.encode(written)
+    streams = make_streams(tokenizer, start, samplings, before)
+    for column, _ in generate_columns(model, start, streams, cached=cached, written=before):
         yield ["" if token is None else vocabulary[token] for token in column]
 
 
@@ -259,16 +313,17 @@ def generate_stream(
     sampling: SamplingConfig | None = None,
     *,
     cached: bool = True,
+    written: str = "",
 ) -> Iterator[str]:
     """Yield the characters that go on from `prompt`, one at a time; to stop is to stop pulling.
 
-    For an empty prompt see `start_tokens`.
+    For an empty prompt see `start_tokens`; for what was `written` before, `generate_batch`.
 
     Raises:
         UnknownCharacterError: the prompt has characters outside the vocabulary.
     """
     for column in generate_batch(
-        model, tokenizer, prompt, [sampling or SamplingConfig()], cached=cached
+        model, tokenizer, prompt, [sampling or SamplingConfig()], cached=cached, written=written
     ):
         yield column[0]
 

@@ -17,7 +17,6 @@ from megatron_model.checkpoint import (
     Snapshot,
     load_weights,
     save_plain_weights,
-    take_snapshot,
     write_checkpoint,
 )
 from megatron_model.config import RunConfig
@@ -69,7 +68,8 @@ class Saver:
         yield from self.collect(wait=True)
         yield events.PhaseChanged(step=trainer.step, phase="saving")
         path = self._folder.checkpoint_path(trainer.step)
-        snapshot = take_snapshot(trainer.model, trainer.tokenizer, config, trainer.state())
+        weights, state = trainer.learner.weights(), trainer.state()
+        snapshot = Snapshot(weights, trainer.tokenizer, config, state)
         if trainer.val_loss is not None:
             self._saved_best = min(self._saved_best, trainer.val_loss)
         if beside and snapshot.size >= BESIDE_FROM_BYTES:

@@ -108,6 +108,7 @@ class Session:
             parameters=sum(p.numel() for p in trainer.model.parameters()),
             steps=config.training.steps,
             device=str(trainer.device),
+            devices=trainer.learner.ranks,
             precision=str(trainer.dtype).removeprefix("torch."),
             max_seconds=config.training.max_seconds,
             batch_size=config.training.batch_size,
@@ -118,7 +119,7 @@ class Session:
             evaluate_every=config.training.evaluate_every,
             checkpoint_every=config.training.checkpoint_every,
             flops_per_character=flops_per_character(config, vocabulary),
-            matrix_rate=measure_matrix_rate(trainer.device, trainer.dtype),
+            matrix_rate=measure_matrix_rate(trainer.device, trainer.dtype) * trainer.learner.ranks,
             parent=parent,
             parent_step=parent_step,
             elapsed_seconds=trainer.elapsed_seconds,
@@ -146,6 +147,7 @@ class Session:
         yield from self._saver.collect(wait=True)
         if self._ending != "abort" and self._saver.saved_step() != trainer.step:
             yield from self._saver.save(self._config)
+        trainer.learner.finish()
         if self._ending == "release":
             yield from self._hand_over()
             return
@@ -204,6 +206,8 @@ class Session:
             sample = self._meter.sample(trainer.step)
             if sample is not None:
                 yield sample
+            if ranks := trainer.learner.measure_ranks():
+                yield events.RanksMeasured(step=trainer.step, ranks=tuple(ranks))
         yield from self._saver.collect()
         due = trainer.step % self._config.training.checkpoint_every == 0
         # Not in a row of bad steps: the way back is to lead before it.
@@ -256,7 +260,10 @@ class Session:
         """Return the next thing that was asked, here or by another process; None if there is none.
 
         Another process asks through the run's folder, which is looked into a few times a second.
+        Whoever waits for the weights gets them here, while no step is under way.
         """
+        while (borrower := self._control.take_borrower()) is not None:
+            borrower.answer(self._trainer)
         if not self._waiting and (command := self._control.take()) is not None:
             return command
         if time.monotonic() >= self._next_look:

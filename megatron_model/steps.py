@@ -5,8 +5,10 @@ Neither waits for the device: loss and gradient norm are returned as tensors.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TypeAlias
 
 import torch
@@ -41,19 +43,48 @@ def eager_step(
     parameters = list(model.parameters())
 
     def step(number: int, scale: float, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        total = torch.zeros((), device=inputs.device)
-        for first in range(0, len(inputs), micro_batch):
-            part = slice(first, first + micro_batch)
-            with torch.autocast(inputs.device.type, dtype=dtype, enabled=dtype != torch.float32):
-                logits = model(inputs[part])
-            loss = sequence_loss(logits, targets[part]) * (len(logits) / len(inputs))
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
+        total = add_gradients(model, inputs, targets, dtype=dtype, micro_batch=micro_batch)
         norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip or math.inf)
         optimizer.step(number, scale, sound(total, norm))
         return total, norm.detach()
 
     return step
+
+
+def add_gradients(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    dtype: torch.dtype,
+    micro_batch: int,
+    sequences: int = 0,
+    factor: float = 1.0,
+    part_of_many: Callable[[bool], AbstractContextManager[object]] | None = None,
+) -> Tensor:
+    """Add up the gradients of these sequences' share of the mean loss; return that share.
+
+    Args:
+        model: what computes the logits.
+        inputs, targets: the sequences (B, T) that are worked on here.
+        dtype: arithmetic of the matrix products.
+        micro_batch: sequences gone through at a time.
+        sequences: how many the mean is over; 0: those that are given.
+        factor: the gradients are multiplied by it, the loss is not.
+        part_of_many: entered around each pass; told whether it is the last one.
+    """
+    total = torch.zeros((), device=inputs.device)
+    for first in range(0, len(inputs), micro_batch):
+        part = slice(first, first + micro_batch)
+        last = first + micro_batch >= len(inputs)
+        with part_of_many(last) if part_of_many else contextlib.nullcontext():
+            with torch.autocast(inputs.device.type, dtype=dtype, enabled=dtype != torch.float32):
+                logits = model(inputs[part])
+            loss = sequence_loss(logits, targets[part]) * (len(logits) / (sequences or len(inputs)))
+            scaled = loss if factor == 1.0 else loss * factor
+            scaled.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return total
 
 
 def library_step(library: Library, model: nn.Module, optimizer: MuonOptimizer) -> Step:

@@ -372,7 +372,7 @@ def _load(folder: Path, fingerprint: str) -> PreparedCorpus | None:
         tokens = np.asarray(np.memmap(path, dtype=description.dtype, mode="r"))
         if tokens[-1] >= len(description.vocabulary):
             return None
-    except (OSError, ValueError, msgspec.MsgspecError):
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError):
         return None
     with suppress(OSError):
         os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))  # Says to `prune`: in use.

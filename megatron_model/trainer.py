@@ -11,16 +11,13 @@ import time
 from collections.abc import Callable, Generator, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from megatron_model.architectures import build_model
 from megatron_model.checkpoint import TrainingState
-from megatron_model.compiled import Library, can_compile, compile_all, library_loss
 from megatron_model.config import RunConfig, SamplingConfig
-from megatron_model.dataset import Batches, TokenArray
-from megatron_model.device import available_cores, choose_device, choose_precision, describe_device
+from megatron_model.dataset import TokenArray
 from megatron_model.errors import DivergedError
-from megatron_model.evaluation import bits_per_character, eager_loss, evaluate_steps
+from megatron_model.evaluation import bits_per_character
 from megatron_model.events import (
     Evaluated,
     Event,
@@ -31,20 +28,12 @@ from megatron_model.events import (
     StepTaken,
     WorkProgress,
 )
-from megatron_model.muon import MuonOptimizer
-from megatron_model.optimizer import build_optimizer, learning_rate_scale
-from megatron_model.preflight import preflight
+from megatron_model.learner import Learner
+from megatron_model.optimizer import learning_rate_scale
 from megatron_model.sampling import generate_stream
 from megatron_model.soundness import Soundness, is_out_of_memory
-from megatron_model.steps import Step, eager_step, library_step
 from megatron_model.stopwatch import Stopwatch
 from megatron_model.tokenizer import CharTokenizer
-
-COMPILE_FROM_SECONDS = 100.0
-"""Estimated length of a run on a CPU from which compiling its step is earned back."""
-
-COMPILE_FROM_STEPS = 500
-"""Steps of a run on an accelerator from which compiling its model is earned back."""
 
 
 class Trainer:
@@ -55,6 +44,7 @@ class Trainer:
         tokenizer: the vocabulary of the corpus.
         train, validation: the token arrays of the two splits.
         clock: seconds, for the time budget and the speed; passed in by tests.
+        learner: what computes; None makes one that works alone.
     """
 
     def __init__(
@@ -65,35 +55,14 @@ class Trainer:
         validation: TokenArray,
         *,
         clock: Callable[[], float] = time.perf_counter,
+        learner: Learner | None = None,
     ) -> None:
         self.config = config
         self.tokenizer = tokenizer
-        self.device = choose_device(config.training.device)
-        self.dtype = choose_precision(config.training.precision, self.device)
+        self.learner = learner or Learner(config, tokenizer.vocab_size, train, validation)
+        self.device = self.learner.device
         self._validation = validation
         self._clock = clock
-        # The weights are drawn on the CPU, so that a seed means the same model on every device.
-        torch.manual_seed(config.training.seed)
-        self.model = build_model(config.model, tokenizer.vocab_size).to(self.device)
-        self._optimizer = build_optimizer(self.model, config.training)
-        self._batches = Batches(
-            train,
-            length=config.sequence_length,
-            batch_size=config.training.batch_size,
-            seed=config.training.seed,
-            device=self.device,
-            token_dropout=config.training.token_dropout,
-            blank=tokenizer.vocab_size,
-        )
-        self._cost = preflight(
-            config,
-            vocabulary_size=tokenizer.vocab_size,
-            device=describe_device(str(self.device)),
-        )
-        self._micro_batch = self._cost.micro_batch
-        self._compiled = self._compiling_pays()
-        self._step: Step | None = None
-        self._block_loss = eager_loss(self.model, self.dtype)
         self.step = 0
         self.val_loss: float | None = None
         """Validation loss of the weights as they are now, if they were evaluated."""
@@ -109,56 +78,25 @@ class Trainer:
         self._data_seconds = 0.0
         self._scale = 0.0
 
-    def _libraries(self) -> tuple[Library, Library]:
-        """Return the compiled step and the compiled loss, whether they are there yet or not."""
-        vocabulary = self.tokenizer.vocab_size
-        return (
-            Library("step", self.config, vocabulary, self.dtype),
-            Library("loss", self.config, vocabulary, self.dtype),
-        )
+    @property
+    def model(self) -> nn.Module:
+        """The model in training."""
+        return self.learner.model
 
-    def _compiling_pays(self) -> bool:
-        """Whether this run's steps are to be compiled: as asked, or where it is earned back."""
-        wish = self.config.training.compile
-        if wish == "off" or self._micro_batch < self.config.training.batch_size:
-            return False
-        if self.device.type != "cpu":
-            return wish == "on" or self.config.training.steps >= COMPILE_FROM_STEPS
-        if not can_compile(self.config, self.device):
-            return False
-        if wish == "on" or all(library.ready for library in self._libraries()):
-            return True
-        return (self._cost.seconds or 0.0) >= COMPILE_FROM_SECONDS
+    @property
+    def dtype(self) -> torch.dtype:
+        """Arithmetic of the matrix products."""
+        return self.learner.dtype
 
-    def _prepare_step(self) -> Generator[Event, None, None]:
-        """Make the function that takes a step; compile it first where that pays."""
-        training = self.config.training
-        if self._compiled and self.device.type == "cpu":
-            step, loss = self._libraries()
-            if not (step.ready and loss.ready):
-                yield PhaseChanged(step=self.step, phase="compiling")
-                for share in compile_all([step, loss]):
-                    yield WorkProgress(step=self.step, share=share)
-            if step.ready and loss.ready and isinstance(self._optimizer, MuonOptimizer):
-                self._step = library_step(step, self.model, self._optimizer)
-                self._block_loss = library_loss(loss, self.model, self.dtype)
-                return
-            self._compiled = False
-            yield Noticed(
-                step=self.step, text="compiling did not work here; training goes on without"
-            )
-        model = self.model
-        if self._compiled:
-            yield PhaseChanged(step=self.step, phase="compiling")
-            model = torch.compile(model)  # type: ignore[assignment]
-        self._step = eager_step(
-            model, self._optimizer, training, dtype=self.dtype, micro_batch=self._micro_batch
-        )
+    @property
+    def compiled(self) -> bool:
+        """Whether the steps are computed by a compiler's code."""
+        return self.learner.compiled
 
     def change(self, config: RunConfig) -> None:
         """Go on with another learning rate, length or time budget from the next step on."""
         self.config = config
-        self._optimizer.config = config.training
+        self.learner.change(config)
 
     @property
     def elapsed_seconds(self) -> float:
@@ -191,7 +129,7 @@ class Trainer:
         """
         training = self.config.training
         if self.progress < 1.0:
-            yield from self._prepare_step()
+            yield from self.learner.prepare(self.step)
         if self.step and self.step % training.evaluate_every == 0 and self.val_loss is None:
             # What an interruption left out; these weights may be the best ones.
             yield from self.evaluate()
@@ -203,7 +141,7 @@ class Trainer:
             try:
                 self._update()
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or self._micro_batch <= 1:
+                if not is_out_of_memory(error) or not self.learner.can_halve():
                     raise
                 yield self._halve_micro_batch()
                 continue
@@ -227,13 +165,9 @@ class Trainer:
         start = self._clock()
         config = self.config.training
         scale = learning_rate_scale(config, self.step, self.progress) * self.rate_factor
-        if self.config.model.dropout:
-            # Reseeded at every step, so that a resume needs no generator state.
-            torch.manual_seed(config.seed + 1_000_003 * (self.step + 1))
-        inputs, targets = self._batches.get(self.step)
+        inputs, targets = self.learner.batch(self.step, scale)
         self._data_seconds += self._clock() - start
-        assert self._step is not None
-        self._soundness.take(*self._step(self.step, scale, inputs, targets))
+        self._soundness.take(*self.learner.step(self.step, scale, inputs, targets))
         self._scale = scale
         self._interval_steps += 1
         self.step += 1
@@ -251,23 +185,11 @@ class Trainer:
 
     def _halve_micro_batch(self) -> Noticed:
         """Go through the batch in smaller parts from now on; nothing of the step has happened."""
-        for parameter in self.model.parameters():
-            parameter.grad = None
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self._micro_batch = math.ceil(self._micro_batch / 2)
-        self._compiled = False
-        self._step = eager_step(
-            self.model,
-            self._optimizer,
-            self.config.training,
-            dtype=self.dtype,
-            micro_batch=self._micro_batch,
-        )
+        self.learner.halve()
         return Noticed(
             step=self.step,
             text=f"out of memory: the batch of {self.config.training.batch_size} is gone through "
-            f"{self._micro_batch} sequences at a time from now on",
+            f"{self.learner.micro_batch} sequences at a time from now on",
         )
 
     def _report(self) -> Iterator[Event]:
@@ -311,13 +233,7 @@ class Trainer:
         """Yield progress, then the loss over the whole validation split."""
         yield PhaseChanged(step=self.step, phase="evaluating")
         start = self._clock()
-        steps = evaluate_steps(
-            self.model,
-            self._validation,
-            block_size=self.config.model.block_size,
-            device=self.device,
-            block_loss=self._block_loss,
-        )
+        steps = self.learner.validate()
         loss = math.nan
         while True:
             try:
@@ -349,7 +265,7 @@ class Trainer:
         yield PhaseChanged(step=self.step, phase="sampling")
         prompt = self.tokenizer.drop_unknown(training.sample_prompt)
         sampling = SamplingConfig(max_new_tokens=training.sample_length, seed=training.seed)
-        text = "".join(generate_stream(self.model, self.tokenizer, prompt, sampling))
+        text = "".join(generate_stream(self.learner.writer(), self.tokenizer, prompt, sampling))
         yield SampleGenerated(step=self.step, prompt=prompt, text=text)
 
     def state(self) -> TrainingState:
@@ -358,14 +274,14 @@ class Trainer:
         Raises:
             DivergedError: the weights are no longer finite numbers and not worth keeping.
         """
-        if not all(bool(weight.isfinite().all()) for weight in self.model.parameters()):
+        if not self.learner.is_finite():
             raise DivergedError(
                 f"The weights at step {self.step:,} are no longer finite numbers. The last "
                 "checkpoint is unharmed; resume it with a lower learning rate "
                 f"(now {self._peak_rate():g})."
             )
         tensors = {
-            f"optimizer/{name}": value for name, value in self._optimizer.state_tensors().items()
+            f"optimizer/{name}": value for name, value in self.learner.optimizer_state().items()
         }
         tensors["loss_sum"] = self._soundness.loss_sum
         numbers = {
@@ -378,10 +294,7 @@ class Trainer:
             "interval_seconds": self._interval_seconds,
             **self._soundness.numbers(),
             "rate_factor": self.rate_factor,
-            "micro_batch": self._micro_batch,
-            "compiled": self._compiled,
-            "precision": str(self.dtype).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
+            **self.learner.numbers(),
             # All randomness and the place in the data follow from these two.
             "seed": self.config.training.seed,
             "next_batch": self.step,
@@ -390,12 +303,10 @@ class Trainer:
 
     def load(self, weights: dict[str, Tensor], state: TrainingState) -> None:
         """Go back to a saved state of a trainer with the same configuration."""
-        self.model.load_state_dict(weights)
         prefix = "optimizer/"
-        self._optimizer.load_state_tensors(
-            {k[len(prefix) :]: v for k, v in state.tensors.items() if k.startswith(prefix)}
-        )
+        optimizer = {k[len(prefix) :]: v for k, v in state.tensors.items() if k.startswith(prefix)}
         numbers = state.numbers
+        self.learner.load(weights, optimizer, numbers)
         self._soundness.load(
             state.tensors["loss_sum"],
             int(numbers.get("skipped", 0)),
@@ -407,15 +318,6 @@ class Trainer:
         best = numbers["best_val_loss"]
         self.best_val_loss = math.inf if best is None else float(best)
         self._evaluation_seconds = float(numbers["evaluation_seconds"])
-        # Another split of the batch would add up in another order, and round differently.
-        self._micro_batch = int(numbers["micro_batch"])
-        self._compiled = bool(numbers["compiled"])
-        # Auto is decided by a measurement that may come out otherwise on another day.
-        if self.config.training.precision == "auto":
-            self.dtype = getattr(torch, numbers["precision"])
-        self._block_loss = eager_loss(self.model, self.dtype)
-        if not self.config.training.threads:
-            torch.set_num_threads(min(int(numbers["threads"]), available_cores()))
         self._interval_steps = int(numbers["interval_steps"])
         self._interval_seconds = float(numbers["interval_seconds"])
         self.stopwatch = Stopwatch(self._clock, before=float(numbers["elapsed_seconds"]))

@@ -332,3 +332,10 @@ def test_the_presets_for_large_machines_take_a_step_when_made_small(name: str) -
     }
     trainer = make_trainer(with_settings(config, changes))
     assert next(event.step for event in trainer.run() if isinstance(event, StepTaken)) == 1
+
+
+def test_a_file_nested_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "deep.toml"
+    path.write_text("a = " + "[" * 5000)
+    with pytest.raises(RequestError, match=r"deep.toml is not valid TOML: .*nest"):
+        config_from_toml(path)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_model import trainer as trainer_module
+from megatron_model import learner as learner_module
 from megatron_model.config import RunConfig, with_settings
 from megatron_model.control import Control
 from megatron_model.events import Event, Noticed, RunFailed, RunFinished, RunStarted, StepFinished
@@ -52,7 +52,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, bad: Bad, kind: str = "gradient") -> 
 
         return run
 
-    monkeypatch.setattr(trainer_module, "eager_step", spoilt_step)
+    monkeypatch.setattr(learner_module, "eager_step", spoilt_step)
     return updates
 
 
@@ -168,7 +168,7 @@ def test_out_of_memory_halves_the_micro_batch_and_goes_on(
         return run
 
     usual = history(train_with(RunFolder.create(folder.path.parent, "usual", folder.config)))
-    monkeypatch.setattr(trainer_module, "eager_step", tight)
+    monkeypatch.setattr(learner_module, "eager_step", tight)
     seen = train_with(folder)
     notes = [event.text for event in seen if isinstance(event, Noticed)]
     assert [note.split("through ")[1].split()[0] for note in notes] == ["2", "1"]
@@ -188,7 +188,7 @@ def test_memory_that_is_not_enough_for_one_sequence_ends_the_run(
 
         return run
 
-    monkeypatch.setattr(trainer_module, "eager_step", never)
+    monkeypatch.setattr(learner_module, "eager_step", never)
     failed = train_with(folder)[-1]
     assert isinstance(failed, RunFailed)
     assert "out of memory" in failed.error

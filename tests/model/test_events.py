@@ -56,6 +56,14 @@ EXAMPLES: list[Event] = [
     SampleGenerated(step=3, prompt="The ", text="\x1b[31m\n\u2028\u202e雪\U0001f600\x00"),
     CheckpointSaved(step=3, path="checkpoints/step-00000003", val_loss=1.4),
     DeviceSampled(step=3, kind="ram", name="this process", used=1, peak=2, total=3),
+    events.RanksMeasured(
+        step=3,
+        ranks=(
+            events.RankMeasured(
+                rank=0, host="box", kind="gpu", name="A", used=1, peak=2, total=3, seconds=0.1
+            ),
+        ),
+    ),
     events.SettingChanged(step=3, key="training.steps", old=10, new=20),
     RunPaused(step=3),
     RunResumed(step=3),
@@ -215,3 +223,8 @@ def test_any_event_survives_its_line(event: Event) -> None:
 @given(st.binary())
 def test_no_bytes_at_all_raise(line: bytes) -> None:
     decode_event(line)
+
+
+def test_a_line_nested_without_end_is_damage() -> None:
+    line = b'{"event":"noticed","step":1,"text":"x","more":' + b"[" * 5000
+    assert decode_event(line) is None

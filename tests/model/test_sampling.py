@@ -21,7 +21,14 @@ from megatron_model import sampling
 from megatron_model.architectures import build_model
 from megatron_model.config import REPETITION_SPAN, SamplingConfig
 from megatron_model.errors import RequestError
-from megatron_model.sampling import Stream, choose, generate, generate_stream, generate_tokens
+from megatron_model.sampling import (
+    Stream,
+    choose,
+    generate,
+    generate_stream,
+    generate_tokens,
+    pick_together,
+)
 from megatron_model.tokenizer import CharTokenizer, UnknownCharacterError
 from tests.model.helpers import ARCHITECTURES, tiny_model
 
@@ -314,3 +321,27 @@ def test_the_mode_of_the_model_is_restored(training: bool) -> None:
     next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert model.training is training
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_streams_that_draw_together_draw_what_each_would_alone(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    options: list[dict[str, Any]] = [
+        {}, {"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.5, "temperature": 1.7},
+        {"min_p": 0.1}, {"repetition_penalty": 1.4}, {"temperature": 1e-12}, {"max_new_tokens": 9},
+        {"repetition_penalty": 1.2, "top_k": 5, "top_p": 0.8, "min_p": 0.01, "temperature": 2.0},
+    ]  # fmt: skip
+    asked = [
+        msgspec.structs.replace(SamplingConfig(max_new_tokens=60, seed=seed + i), **each)
+        for i, each in enumerate(options)
+    ]
+    together = [Stream(each, [1, 2]) for each in asked]
+    alone = [Stream(each, [1, 2]) for each in asked]
+    for _ in range(60):
+        logits = (draw.normal(size=(len(asked), 67)) * 3).astype(np.float32)
+        expected = [
+            None if stream.over else stream.pick(row)
+            for stream, row in zip(alone, logits, strict=True)
+        ]
+        assert pick_together(together, logits) == expected
+    assert all(stream.over for stream in together)

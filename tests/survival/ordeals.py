@@ -234,7 +234,7 @@ async def _week(runs_dir: Path, corpus: Path, count: int) -> dict[str, Any]:
     filled = max(len(sizes) // 4, min(len(sizes) - 1, len(sizes) * WARM_UP // count))
     early, late = max(sizes[:filled]), max(sizes[filled:])
     recorded = folder.state()
-    assert recorded.step == live.step
+    assert recorded.step == live.step, f"{recorded.step} in the log, {live.step} on the screen"
     assert recorded.val_loss.values == live.val_loss.values
     return {"events": count, "growth in MB": max(0, late - early) / 1e6, "seconds": seconds}
 
