@@ -58,7 +58,8 @@ def _run(runs_dir: Path | None, target: str | None) -> int:
         return _refuse(str(error))
     import platformdirs
 
-    isolate_native_output(platformdirs.user_state_path("megatron") / "workbench.log")
+    log = platformdirs.user_state_path("megatron") / "workbench.log"
+    isolate_native_output(log, app.line.wrote)
     if not draws_braille():
         app.draw_in_ascii()
     training = app.workbench.training

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 from megatron_model.run_state import RunState
 from megatron_model.text import safe
 from megatron_tui import formatting
+from megatron_tui.curves import newest
 
 Kind: TypeAlias = Literal["failed", "not-a-number", "spike", "stall", "over-fitting"]
 
@@ -49,8 +50,32 @@ class Alert:
 
 def alerts(state: RunState, now: float | None = None) -> list[Alert]:
     """Return everything there is to say, the most pressing first; without a clock, no stall."""
-    found = [failed(state), not_a_number(state), stalled(state, now), over_fitting(state)]
-    return [alert for alert in found if alert is not None] + list(reversed(spikes(state)))
+    return AlertWatch().look(state, now)
+
+
+class AlertWatch:
+    """Looks again and again; goes through the curves only when there is something new in them."""
+
+    def __init__(self) -> None:
+        self._seen: object = None
+        self._urgent: list[Alert] = []
+        self._others: list[Alert] = []
+
+    def look(self, state: RunState, now: float | None = None) -> list[Alert]:
+        """Return everything there is to say, the most pressing first; without a clock, no stall."""
+        seen = (
+            state.started, state.status, state.error, state.best_step,
+            newest(state.train_loss), newest(state.val_loss),
+        )  # fmt: skip
+        if seen != self._seen:
+            self._seen = seen
+            self._urgent = [*_some(failed(state)), *_some(not_a_number(state))]
+            self._others = [*_some(over_fitting(state)), *reversed(spikes(state))]
+        return [*self._urgent, *_some(stalled(state, now)), *self._others]
+
+
+def _some(alert: Alert | None) -> list[Alert]:
+    return [] if alert is None else [alert]
 
 
 def failed(state: RunState) -> Alert | None:

@@ -14,6 +14,7 @@ from textual import on
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.events import Key, Resize
+from textual.messages import TerminalSupportsSynchronizedOutput
 from textual.screen import Screen
 from textual.theme import Theme
 
@@ -23,6 +24,7 @@ from megatron_model.text import safe
 from megatron_tui import messages, theme
 from megatron_tui.commands import screen_commands
 from megatron_tui.lifeline import Lifeline
+from megatron_tui.line import Line
 from megatron_tui.preferences import Preferences
 from megatron_tui.screens.dialogs import Leave, Leaving, Saving
 from megatron_tui.screens.too_small import TooSmall, fits
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from megatron_tui.screens.first_frame import FirstFrame
 
 POLL_SECONDS = 0.25
+SWITCH_SECONDS = 0.001
+ARE_YOU_THERE = "\x1b[?2026$p"
+"""A question that a terminal answers in its turn, and whose answer Textual understands."""
 QUIT_TIP = "Leave the run in training going on, or save it, and quit"
 
 
@@ -70,7 +75,9 @@ class MegatronApp(App[None]):
             tooltip="List the keys",
             id="app.help",
         ),
-        Binding("ctrl+p", "command_palette", "Palette", tooltip="Find a command", id="app.palette"),
+        Binding(
+            "ctrl+p,colon", "command_palette", "Palette", tooltip="Find a command", id="app.palette"
+        ),
         Binding("ctrl+q", "quit", "Quit", tooltip=QUIT_TIP, id="app.quit", priority=True),
         Binding("q", "quit", "Quit", show=False, tooltip=QUIT_TIP, id="app.quit_q"),
     ]
@@ -91,6 +98,11 @@ class MegatronApp(App[None]):
         self.workbench = workbench
         self.lifeline: Lifeline | None = None
         """Set by whoever runs the app in a real terminal."""
+        self.line = Line.of_terminal()
+        self.line.rate = workbench.preferences.get("redraws", 0.0)
+        self._behind = False
+        """Whether the run went on since it was drawn."""
+        self._odd = False
         self.keys_path: Path | None = None
         """The person's own keys, if they have any."""
         self._first_run = run
@@ -187,6 +199,10 @@ class MegatronApp(App[None]):
         self._run_changed()
         self.switch_mode("training")
 
+    def delay_update(self, delay: float = 0.05) -> None:
+        """Paint a screen that is changed to as soon as it is there, not after a fixed time."""
+        super().delay_update(min(delay, SWITCH_SECONDS))
+
     def action_mode(self, mode: str) -> None:
         """Go to a screen."""
         self.switch_mode(mode)
@@ -234,8 +250,15 @@ class MegatronApp(App[None]):
     def _poll(self) -> None:
         training = self.workbench.training
         trained = training.training
-        if training.poll() and self.front is not None:
+        self._behind = training.poll() or self._behind
+        # A count that goes up is drawn every other time; what is new, at once.
+        self._odd = not self._odd and training.only_steps
+        soon = not self._odd and self.line.due()
+        if self._behind and self.front is not None and (soon or not training.busy):
+            self._behind = False
             self.front.update_run()
+            if self._sync_available and self._driver is not None and self.line.asks():
+                self._driver.write(ARE_YOU_THERE)
         notice = training.take_notice()
         if notice is not None:
             self._say_notice(notice)
@@ -243,6 +266,11 @@ class MegatronApp(App[None]):
             self._run_ended()
         if not training.busy:
             self._poll_timer.pause()
+
+    @on(TerminalSupportsSynchronizedOutput)
+    def _terminal_answered(self) -> None:
+        """The terminal has taken in everything up to the question."""
+        self.line.answered()
 
     def _say_notice(self, notice: str) -> None:
         if self._quitting and self.workbench.training.training is not None:

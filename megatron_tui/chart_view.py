@@ -97,9 +97,9 @@ class Axis:
     def positions(self, series: Series) -> Sequence[float]:
         """Return where the points of a curve are."""
         if self.kind == "step":
-            return series.steps
+            return tuple(series.steps)
         if self.kind == "time":
-            return series.seconds
+            return tuple(series.seconds)
         characters = self._state.characters_per_step
         return [step * characters for step in series.steps]
 

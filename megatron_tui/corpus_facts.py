@@ -55,7 +55,7 @@ def inspect_corpus(spec: str, encoding: str = "auto") -> Iterator[CorpusFacts]:
     except RequestError as error:
         problem = encoding_problem(error)
         yield replace(known, error=str(error), progress=None, problem=problem)
-    except (OSError, ImportError) as error:
+    except Exception as error:  # whatever it is, the screen must not wait for more
         yield replace(known, error=f"{type(error).__name__}: {error}", progress=None)
 
 

@@ -59,8 +59,7 @@ def loss_plot(state: RunState, view: ChartView, others: Sequence[OtherRun] = ())
     kept = SMOOTHING[view.smoothing]
     curves: list[Curve] = []
     marks: list[Mark] = []
-    furthest = max([Axis(o.state, axis.kind).reached for o in others if o.sign], default=0.0)
-    limits = axis.limits(view, min(furthest, LONGEST * axis.whole[1]))
+    limits = axis.limits(view, _furthest(axis, others))
     for other in others:
         found, mark = _other_curves(other, axis, view, limits[1])
         curves += found
@@ -91,6 +90,43 @@ def loss_plot(state: RunState, view: ChartView, others: Sequence[OtherRun] = ())
     )
 
 
+def newest(series: Series) -> tuple[object, ...]:
+    """Return what differs as soon as a curve does; points are only ever added or thinned out."""
+    return (len(series), series.steps[-1], series.values[-1]) if len(series) else ()
+
+
+def loss_data(state: RunState, view: ChartView, others: Sequence[OtherRun] = ()) -> object:
+    """Return what the loss plot is made of, in short: the same means the same picture."""
+    axis = Axis(state, view.x_axis)
+    drawn = [(newest(o.state.train_loss), newest(o.state.val_loss)) for o in others]
+    return (
+        state.started, newest(state.train_loss), newest(state.val_loss), state.best_step,
+        axis.limits(view, _furthest(axis, others)), drawn,
+    )  # fmt: skip
+
+
+def metric_data(state: RunState, view: ChartView) -> object:
+    """Return what the further measurements are made of, in short."""
+    axis = Axis(state, view.x_axis)
+    return state.started, newest(state.speed), state.device, axis.limits(view)
+
+
+def _furthest(axis: Axis, others: Sequence[OtherRun]) -> float:
+    """Return how far the chart reaches for the sake of the other runs in it.
+
+    A parent is shown up to the fork, also while its child has not begun.
+    """
+    compared = parents = 0.0
+    for other in others:
+        own = Axis(other.state, axis.kind)
+        if other.sign:
+            compared = max(compared, own.reached)
+        else:
+            fork = own.place(other.until) if math.isfinite(other.until) else own.reached
+            parents = max(parents, min(own.reached, fork))
+    return max(parents, min(compared, LONGEST * axis.whole[1]))
+
+
 def metric_plot(state: RunState, view: ChartView, metric: Metric) -> Plot:
     """Return one of the further measurements along the same axis."""
     axis = Axis(state, view.x_axis)
@@ -102,7 +138,7 @@ def metric_plot(state: RunState, view: ChartView, metric: Metric) -> Plot:
         most = _most_memory(state)
         scale, _ = _binary_scale(most)
         y_limits = (0.0, fit_limits([0.0, most / scale])[1])
-    values = [value / scale for value in series.values] if scale != 1.0 else series.values
+    values = [value / scale for value in series.values]
     return Plot(
         curves=(Curve(axis.positions(series), values, METRIC_COLOURS[metric]),),
         x_limits=axis.limits(view),
@@ -164,7 +200,8 @@ def _until(
 
 
 def _in_unit(values: Sequence[float], unit: Unit) -> Sequence[float]:
-    return values if unit == "nats" else [in_unit(value, unit) for value in values]
+    # Copied in any case: a plot is drawn again later, when its run has gone on.
+    return tuple(values) if unit == "nats" else [in_unit(value, unit) for value in values]
 
 
 def _references(state: RunState, unit: Unit) -> tuple[Reference, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 from collections.abc import Callable
 from typing import Literal, TypeAlias
@@ -74,6 +75,8 @@ class Engine:
             self.state, self.error = "failed", f"{type(error).__name__}: {error}"
         with contextlib.suppress(ImportError):
             import plotext._figure  # noqa: F401  # so that the first chart does not wait for it
+        # The modules are here to stay: looking for garbage among them stops the screen for long.
+        gc.freeze()
         when_done()
 
 

@@ -197,18 +197,22 @@ def cursor_line(state: RunState, view: ChartView, width: int) -> Content:
         if len(series):
             value = formatting.rate(series.values[nearest(series.steps, step)])
             entries.append(_reading("quiet", name, value))
-    return joined(entries, width, "  ")
+    return joined(entries, width, "  ", skip=True)
 
 
 def _reading(colour: str, name: str, value: str) -> Content:
     return Content.assemble((f"{name} ", f"${colour}"), (value, "bold"))
 
 
-def joined(entries: Sequence[Content], width: int, gap: str = "   ") -> Content:
-    """Return the entries side by side, as many as fit."""
+def joined(
+    entries: Sequence[Content], width: int, gap: str = "   ", *, skip: bool = False
+) -> Content:
+    """Return the entries side by side, as many as fit; `skip` goes on behind one that does not."""
     line = entries[0] if entries else Content("")
     for entry in entries[1:]:
         if line.cell_length + len(gap) + entry.cell_length > width:
+            if skip:
+                continue
             break
         line = Content.assemble(line, gap, entry)
     return line

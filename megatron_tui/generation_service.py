@@ -1,60 +1,38 @@
-"""Own the thread that loads models and writes text; the screen polls what it wrote."""
+"""Own the thread that loads models, writes text and looks into it; the screens poll what it did."""
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, TypeVar
 
 from megatron_model.config import SamplingConfig
 from megatron_model.errors import RequestError
-from megatron_tui.hub import TextHub
+from megatron_tui.feed import Feed, Phase
+from megatron_tui.model_shelf import LoadModel, Model, ModelShelf, Tokenizer, Weights
 
-Phase: TypeAlias = Literal["idle", "loading", "ready", "writing", "done", "stopped", "failed"]
-
-
-class Tokenizer(Protocol):
-    """What the screen asks of a vocabulary."""
-
-    def unknown(self, text: str) -> list[str]:
-        """Return the characters of `text` that the model has never seen."""
-
-    def drop_unknown(self, text: str) -> str:
-        """Return `text` without them."""
-
-
-class Model(Protocol):
-    """What the thread asks of a loaded model."""
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """Its vocabulary."""
-
-    @property
-    def step(self) -> int:
-        """The training step of its weights."""
-
-    def stream(self, prompt: str, sampling: SamplingConfig) -> Iterator[str]:
-        """Write one character at a time."""
-
-
-LoadModel: TypeAlias = Callable[[Path], Model]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class GenerationStatus:
-    """What the thread is doing, as of one moment."""
+    """What the thread is doing for the Generation screen, as of one moment."""
 
     phase: Phase = "idle"
-    path: Path | None = None
-    tokenizer: Tokenizer | None = None
+    weights: Weights | None = None
+    model: Model | None = None
     characters: int = 0
     seconds: float = 0.0
     error: str = ""
+    lent_seconds: float | None = None
+    """How long the run in training stood still for its weights, if these are live ones."""
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The vocabulary, once it is known."""
+        return self.model.tokenizer if self.model is not None else None
 
     @property
     def characters_per_second(self) -> float | None:
@@ -64,133 +42,125 @@ class GenerationStatus:
 
 @dataclass(frozen=True)
 class _Job:
-    path: Path
-    prompt: str | None = None
-    """None only loads the model."""
-    sampling: SamplingConfig = SamplingConfig()
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    text: TextHub = field(default_factory=TextHub)
+    feed: Feed[Any]
+    weights: tuple[Weights, ...]
+    work: Callable[..., Iterator[Any]] | None
+    """Makes the items from the models; None only loads them."""
+    anew: bool
 
 
 class GenerationService:
     """One thread, one job at a time; a new job ends the one before it."""
 
     def __init__(self, load_model: LoadModel | None = None) -> None:
-        self._load_model = load_model
+        self._shelf = ModelShelf(load_model)
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._current: _Job | None = None
-        self._model: tuple[Path, float, Model] | None = None
-        self._lock = threading.Lock()
-        self._status = GenerationStatus()
+        self._text: _Job | None = None
+        """The job of the Generation screen itself."""
 
     @property
     def status(self) -> GenerationStatus:
-        """The present status."""
-        with self._lock:
-            return self._status
+        """The present status of the text of the Generation screen."""
+        job = self._text
+        if job is None:
+            return GenerationStatus()
+        feed = job.feed
+        phase = feed.phase  # asked first: what came before its end is then counted
+        model = feed.models[0] if feed.models else None
+        return GenerationStatus(
+            phase, job.weights[0], model, feed.count, feed.seconds, feed.error, feed.lent_seconds
+        )
 
     @property
     def busy(self) -> bool:
-        """Whether the thread is loading or writing."""
-        return self.status.phase in ("loading", "writing")
+        """Whether the thread is loading or writing for the Generation screen."""
+        return self._text is not None and self._text.feed.busy
 
-    def load(self, path: Path) -> None:
-        """Load the model in the checkpoint `path`, so that its vocabulary is known."""
-        self._submit(_Job(path))
+    def load(self, weights: Weights) -> None:
+        """Load a model, so that its vocabulary is known."""
+        self._text = self._submit(_Job(Feed(), (weights,), None, anew=False))
 
-    def generate(self, path: Path, prompt: str, sampling: SamplingConfig) -> None:
-        """Write a text after `prompt`."""
-        self._submit(_Job(path, prompt, sampling))
+    def generate(
+        self, weights: Weights, prompt: str, sampling: SamplingConfig, written: str = ""
+    ) -> None:
+        """Write a text after `prompt`, or go on with what was `written` after it."""
+
+        def work(model: Model) -> Iterator[str]:
+            # Not handed on where there is nothing to go on with: most models need not know how.
+            more = (written,) if written else ()
+            return model.stream(prompt, sampling, *more)
+
+        self._text = self._submit(_Job(Feed(), (weights,), work, anew=not written))
+
+    def study(
+        self,
+        weights: Sequence[Weights],
+        work: Callable[..., Iterator[T]],
+        *,
+        anew: bool = False,
+    ) -> Feed[T]:
+        """Load models and do `work` with them in the thread; return the feed of what comes of it.
+
+        `anew` takes live weights again, though some were taken before.
+        """
+        feed: Feed[T] = Feed()
+        self._submit(_Job(feed, tuple(weights), work, anew=anew))
+        return feed
 
     def cancel(self) -> None:
-        """End the present job within one character."""
+        """End the present job within one item."""
         if self._current is not None:
-            self._current.cancelled.set()
+            self._current.feed.cancel()
 
     def drain(self) -> str:
         """Return the characters written since the last call."""
-        return self._current.text.drain() if self._current else ""
+        return "".join(self._text.feed.drain()) if self._text else ""
 
-    def _submit(self, job: _Job) -> None:
+    def _submit(self, job: _Job) -> _Job:
         self.cancel()
+        shelved = [self._shelf.known(weights) for weights in job.weights]
+        models = tuple(one.model for one in shelved if one is not None)
+        if len(models) == len(shelved):
+            job.feed.models = models
         self._current = job
-        known = self._model is not None and self._model[0] == job.path
-        phase: Phase = "writing" if known and job.prompt is not None else "loading"
-        tokenizer = self._model[2].tokenizer if known and self._model else None
-        self._set(GenerationStatus(phase, job.path, tokenizer))
         self._jobs.put(job)
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, daemon=True, name="generator")
             self._thread.start()
-
-    def _set(self, status: GenerationStatus) -> None:
-        with self._lock:
-            self._status = status
+        return job
 
     def _work(self) -> None:
         while True:
             job = self._jobs.get()
+            feed = job.feed
             try:
                 self._run(job)
             except RequestError as error:
-                self._fail(job, str(error))
+                feed.error = str(error)
+                feed.phase = "failed"
             except BaseException as error:  # the screen must say it, and the next job must run
-                self._fail(job, f"{type(error).__name__}: {error}")
-
-    def _fail(self, job: _Job, error: str) -> None:
-        if job is self._current:
-            self._set(replace(self.status, phase="failed", error=error))
+                feed.error = f"{type(error).__name__}: {error}"
+                feed.phase = "failed"
+            del job, feed  # a model is let go as soon as nobody needs it
 
     def _run(self, job: _Job) -> None:
-        if job is not self._current:
+        feed, loaded = job.feed, list[Model]()
+        for weights in job.weights:
+            shelved = self._shelf.get(weights, lambda: feed.cancelled, anew=job.anew)
+            if shelved is None:
+                feed.phase = "stopped"
+                return
+            loaded.append(shelved.model)
+            if shelved.lent_seconds is not None:
+                feed.lent_seconds = (feed.lent_seconds or 0.0) + shelved.lent_seconds
+        feed.models = tuple(loaded)
+        if job.work is None:
+            feed.phase = "ready"
             return
-        model = self._loaded(job.path)
-        status = GenerationStatus("ready", job.path, model.tokenizer)
-        if job.prompt is None or job.cancelled.is_set():
-            self._report(job, status)
-            return
-        self._report(job, replace(status, phase="writing"))
-        began = time.monotonic()
-        characters = 0
-        for character in model.stream(job.prompt, job.sampling):
-            if job.cancelled.is_set() or not job.text.put(character):
+        feed.begin()
+        for item in job.work(*loaded):
+            if not feed.put(item):
                 break
-            characters += 1
-            self._report(
-                job,
-                replace(
-                    status,
-                    phase="writing",
-                    characters=characters,
-                    seconds=time.monotonic() - began,
-                ),
-            )
-        phase: Phase = "stopped" if job.cancelled.is_set() else "done"
-        self._report(
-            job,
-            replace(status, phase=phase, characters=characters, seconds=time.monotonic() - began),
-        )
-
-    def _report(self, job: _Job, status: GenerationStatus) -> None:
-        if job is self._current:
-            self._set(status)
-
-    def _loaded(self, path: Path) -> Model:
-        changed = _changed(path)
-        if self._model is None or self._model[:2] != (path, changed):
-            load_model = self._load_model
-            if load_model is None:
-                from megatron_model.checkpoint import load_model as load_checkpoint
-
-                load_model = load_checkpoint
-            self._model = None  # two models at once may not fit
-            self._model = (path, changed, load_model(path))
-        return self._model[2]
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
+        feed.phase = "stopped" if feed.cancelled else "done"

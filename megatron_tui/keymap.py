@@ -19,7 +19,8 @@ from typing import Any
 from textual.binding import Binding
 from textual.keys import Keys, key_to_character
 
-from megatron_model.errors import nearest
+from megatron_model.errors import RequestError, nearest
+from megatron_model.toml_file import read_toml
 
 FILE = "keys.toml"
 
@@ -39,12 +40,23 @@ PLACES = {
     "pick": "Lists to choose from",
     "ask": "Typing a path",
     "training": "Training",
+    "film": "Training",
     "chart": "Training",
     "panel": "Training",
     "generation": "Generation",
     "prompt": "Generation",
+    "stream": "Generation",
+    "history": "Prompts of the past",
+    "view": "Views of a text",
+    "heat": "Views of a text",
+    "surprise": "Surprise",
+    "attention": "Attention",
+    "duel": "Duel",
+    "samples": "Several texts",
+    "asktext": "Pasting a text",
     "runs": "Runs",
     "dialog": "Questions",
+    "stop": "Questions",
     "help": "Help",
 }
 """Where the keys of an id act, by its first word; an unknown word names its own place."""
@@ -121,17 +133,12 @@ def _bindings() -> Iterator[Binding]:
 
 def read_user_keymap(path: Path) -> UserKeymap:
     """Read and check a ``keys.toml``; what is wrong is left out and said, never raised."""
-    import tomlkit
-    from tomlkit.exceptions import TOMLKitError
-
-    try:
-        data = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
-    except FileNotFoundError:
+    if not path.exists():
         return UserKeymap()
-    except OSError as error:
-        return UserKeymap(problems=[f"Cannot read {path}: {error.strerror}."])
-    except (TOMLKitError, UnicodeDecodeError) as error:
-        return UserKeymap(problems=[f"{path.name} is not valid TOML: {error}."])
+    try:
+        data = read_toml(path)
+    except RequestError as error:
+        return UserKeymap(problems=[str(error)])
     return check_keymap(dict(_flat(data)), declared_keys())
 
 

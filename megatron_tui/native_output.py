@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import io
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 _GROUPS = {
     "-": "─━–",
@@ -24,17 +28,38 @@ _GROUPS = {
 _LOOKALIKES = {ord(glyph): plain for plain, glyphs in _GROUPS.items() for glyph in glyphs}
 
 
-def isolate_native_output(log: Path) -> None:
+class MeteredFile(io.FileIO):
+    """A file that tells how much went into it, and how long it took to take that."""
+
+    def __init__(self, descriptor: int, wrote: Callable[[int, float], None]) -> None:
+        super().__init__(descriptor, "w")
+        self._wrote = wrote
+
+    def write(self, data: Any) -> int:
+        """Write, and tell of it."""
+        begun = time.monotonic()
+        count = super().write(data)
+        self._wrote(count, time.monotonic() - begun)
+        return count
+
+
+def isolate_native_output(log: Path, wrote: Callable[[int, float], None]) -> None:
     """Give Textual a private copy of the terminal and point file descriptors 1 and 2 to `log`.
 
-    CUDA, OpenMP and libc write there past Python; on the terminal they would tear the screen. Call
-    once, before the app is made.
+    CUDA, OpenMP and libc write there past Python; on the terminal they would tear the screen.
+    `wrote` hears of every write to the terminal, from the thread that does it. Call once, before
+    the app runs.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     codecs.register_error("lookalike", lookalike)
     terminal = os.dup(2)
     encoding = sys.stderr.encoding or "utf-8"
-    stream = os.fdopen(terminal, "w", encoding=encoding, errors="lookalike", buffering=1)
+    stream = io.TextIOWrapper(
+        io.BufferedWriter(MeteredFile(terminal, wrote)),
+        encoding=encoding,
+        errors="lookalike",
+        line_buffering=True,
+    )
     # Textual draws on the one, asks the other for the terminal's size, and prints a crash to the
     # third after it put the terminal back.
     sys.__stderr__ = sys.__stdout__ = sys.stderr = stream  # type: ignore[misc]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 from megatron_model.errors import RequestError
 from megatron_model.run_folder import RunFolder
+from megatron_model.run_state import RunState
 from megatron_model.text import safe
 from megatron_tui import formatting
 from megatron_tui.training_service import OpenRun, Standing
@@ -35,12 +38,39 @@ class RunRow:
         )
 
 
-def read_row(folder: RunFolder, trained_here: OpenRun | None = None) -> RunRow:
+class KnownRuns:
+    """The states of the runs that were read before: of their logs only what is new is read."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[int, RunState, int]] = {}
+        self._lock = threading.Lock()
+
+    def state(self, folder: RunFolder) -> RunState:
+        """Return the present state of a run."""
+        try:
+            found = folder.events_path.stat()
+        except OSError:
+            return folder.state()
+        with self._lock:
+            number, state, offset = self._known.get(folder.path, (0, RunState(), 0))
+            if number != found.st_ino or found.st_size < offset:
+                state, offset = folder.fold()  # another file than before
+            else:
+                events, offset = folder.read_events(offset)
+                for event in events:
+                    state.apply(event)
+            self._known[folder.path] = (found.st_ino, state, offset)
+            return state
+
+
+def read_row(
+    folder: RunFolder, trained_here: OpenRun | None = None, known: KnownRuns | None = None
+) -> RunRow:
     """Read one run; the one trained by this process is taken as it is."""
     if trained_here is not None and trained_here.folder.path == folder.path:
         run = trained_here
     else:
-        read = folder.state()
+        read = (known or KnownRuns()).state(folder)
         run = OpenRun(folder, read, active=folder.is_alive(read))
     state = run.state
     try:

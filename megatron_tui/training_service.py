@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -16,8 +17,9 @@ from typing import Any, Literal, TypeAlias
 from megatron_model.command_folder import CommandFolder
 from megatron_model.control import Command, Control
 from megatron_model.errors import RequestError
-from megatron_model.events import Event, RunStarted
+from megatron_model.events import Event, RunPaused, RunResumed, RunStarted, StepTaken
 from megatron_model.handover import last_words, start_successor
+from megatron_model.lending import WeightsRequest
 from megatron_model.process import yield_to_other_threads
 from megatron_model.run_folder import RunFolder
 from megatron_model.run_state import RunState
@@ -42,6 +44,8 @@ Standing: TypeAlias = Literal[
 ]
 
 TAIL_SECONDS = 1.0
+LONG_LOG = 4_000_000
+"""Bytes of a log that are read while a person waits."""
 
 
 @dataclass
@@ -61,6 +65,10 @@ class OpenRun:
     """Whether this process is about to go on with it in place of another one."""
     problem: str | None = None
     """Why the trainer ended without a word in the log, if it did."""
+    pause_asked: bool | None = None
+    """What was asked last, pause or go on, while the trainer has not answered."""
+    reading: bool = False
+    """Whether only parts of a long log have been read so far."""
     offset: int = 0
     looked_at: float = field(default=0.0, repr=False)
 
@@ -87,6 +95,17 @@ class OpenRun:
         if self.state.status == "finished":
             return "stopped" if self.state.finish_reason == "stopped" else "finished"
         return "failed" if self.state.status == "failed" else "new"
+
+    @property
+    def pausing(self) -> bool:
+        """Whether the run is paused, or will be once its trainer has obeyed."""
+        return self.standing == "paused" if self.pause_asked is None else self.pause_asked
+
+    def apply(self, event: Event) -> None:
+        """Fold one event."""
+        self.state.apply(event)
+        if isinstance(event, (RunStarted, RunPaused, RunResumed)):
+            self.pause_asked = None
 
     @property
     def resumable(self) -> bool:
@@ -118,11 +137,15 @@ class TrainingService:
         self._start_successor = start_successor
         self._successors: list[subprocess.Popen[bytes]] = []
         self._notice: str | None = None
+        self.only_steps = False
+        """Whether nothing but steps was taken since the poll before: no hurry to draw it."""
+        self._read_logs: deque[tuple[OpenRun, RunState, int]] = deque()
 
     @property
     def busy(self) -> bool:
         """Whether something can still change by itself: `poll` is worth calling."""
-        return self.training is not None or (self.shown is not None and self.shown.active)
+        shown = self.shown
+        return self.training is not None or (shown is not None and (shown.active or shown.reading))
 
     def start(self, folder: RunFolder, *, take_over: bool = False) -> OpenRun:
         """Train the run in `folder` from its latest checkpoint, or from the beginning.
@@ -163,8 +186,28 @@ class TrainingService:
     def _attach(self, run: OpenRun) -> None:
         """Read the run's log; it is followed from there while another process trains the run."""
         active = run.folder.is_active()
-        run.state, run.offset = run.folder.fold()
+        run.reading = log_size(run.folder) > LONG_LOG
+        if run.reading:
+            # Its beginning and its end are shown at once, the whole as soon as it is read.
+            run.state = glance(run.folder)
+            threading.Thread(target=self._read, args=(run,), daemon=True, name="log").start()
+        else:
+            run.state, run.offset = run.folder.fold()
         run.active = active or run.folder.is_alive(run.state)
+
+    def _read(self, run: OpenRun) -> None:
+        self._read_logs.append((run, *run.folder.fold()))
+
+    def _take_read(self) -> bool:
+        """Take over the logs that were read meanwhile."""
+        taken = False
+        while self._read_logs:
+            run, run_state, offset = self._read_logs.popleft()
+            if run.reading:
+                run.state, run.offset, run.reading = run_state, offset, False
+                run.active = run.active or run.folder.is_alive(run.state)
+                taken = True
+        return taken
 
     def command(self, command: Command) -> None:
         """Ask whoever trains the run on show for something; it happens between two steps.
@@ -173,6 +216,8 @@ class TrainingService:
             RequestError: another process trains it, and its folder cannot be written.
         """
         run = self.shown
+        if run is not None and command in ("pause", "resume"):
+            run.pause_asked = command == "pause"
         if run is None or run.here or not run.active:
             self._command_here(command)
             return
@@ -184,6 +229,11 @@ class TrainingService:
             if command in ("stop", "abort"):
                 self.training.stopping = True
             self._control.put(command)
+
+    def ask_for_weights(self, request: WeightsRequest) -> None:
+        """Have the run that is trained here copy its weights for `request`, between two steps."""
+        if self.training is not None:
+            self._control.ask_for_weights(request)
 
     def stop(self) -> None:
         """Ask the trainer to save and end; safe in a signal handler, and when nothing runs."""
@@ -245,9 +295,12 @@ class TrainingService:
         """Take in what happened; returns whether anything on show changed."""
         # Successors that ended are buried here.
         self._successors = [child for child in self._successors if child.poll() is None]
-        changed = self._poll_training()
-        if self.shown is not None and self.shown.active and not self.shown.here:
-            changed = self._poll_log(self.shown) or changed
+        self.only_steps = False
+        changed = self._take_read()
+        changed = self._poll_training() or changed
+        shown = self.shown
+        if shown is not None and shown.active and not (shown.here or shown.reading):
+            changed = self._poll_log(shown) or changed
         return changed
 
     def _poll_training(self) -> bool:
@@ -263,8 +316,9 @@ class TrainingService:
             run.state = run.folder.state()
             run.arriving = False
         changed = self._catch_up(run, events) if run.arriving else bool(events)
+        self.only_steps = not ended and all(isinstance(event, StepTaken) for event in events)
         for event in events:
-            run.state.apply(event)
+            run.apply(event)
         if ended:
             self._let_go(run)
         return changed or ended
@@ -278,7 +332,7 @@ class TrainingService:
         for event in theirs:
             if event == begun:
                 break
-            run.state.apply(event)
+            run.apply(event)
         run.arriving = False
         return True
 
@@ -301,7 +355,7 @@ class TrainingService:
         active = run.folder.is_active()
         events, run.offset = run.folder.read_events(run.offset)
         for event in events:
-            run.state.apply(event)
+            run.apply(event)
         run.active = active or run.here or run.folder.is_alive(run.state)
         run.stopping = run.stopping and run.active
         return bool(events) or not run.active
@@ -320,6 +374,23 @@ class TrainingService:
             self._failure = f"{type(error).__name__}: {error}"
         finally:
             self.idle.set()
+
+
+def log_size(folder: RunFolder) -> int:
+    """Return how long the log of a run is."""
+    try:
+        return folder.events_path.stat().st_size
+    except OSError:
+        return 0
+
+
+def glance(folder: RunFolder) -> RunState:
+    """Fold the beginning and the end of a long log: what the run is, and where it stands."""
+    state, part = RunState(), LONG_LOG // 4
+    for offset in (0, max(0, log_size(folder) - part)):
+        for event in folder.read_events(offset, limit=part if offset else part // 10)[0]:
+            state.apply(event)
+    return state
 
 
 def _load_runner() -> RunTraining:

@@ -10,6 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 from textual.content import Content
+from textual.events import ScreenResume
 from textual.widgets import DataTable
 from textual.worker import get_current_worker
 
@@ -18,7 +19,7 @@ from megatron_model.run_folder import list_runs
 from megatron_model.text import safe
 from megatron_tui import formatting
 from megatron_tui.messages import GenerationRequested, ResumeRequested, RunOpened
-from megatron_tui.runs_view import RunRow, read_row
+from megatron_tui.runs_view import KnownRuns, RunRow, read_row
 from megatron_tui.screens.dialogs import Confirm
 from megatron_tui.screens.workbench_screen import WorkbenchScreen
 from megatron_tui.training_service import OpenRun
@@ -54,6 +55,8 @@ class RunsScreen(WorkbenchScreen):
     def __init__(self, workbench: Workbench) -> None:
         super().__init__(workbench)
         self.rows: list[RunRow] = []
+        self._known = KnownRuns()
+        self._name_width = COLUMNS[0][1]
 
     def compose_body(self) -> ComposeResult:
         """Table over facts; a sentence while there is no run."""
@@ -67,14 +70,16 @@ class RunsScreen(WorkbenchScreen):
     def on_mount(self) -> None:
         """Set up the columns."""
         table = self.query_one(DataTable)
+        # A wide terminal has room for whole names.
+        self._name_width += max(0, min(30, self.app.size.width - 80))
         for title, width in COLUMNS:
+            width = self._name_width if title == "run" else width
             heading = RichText(title, justify="left" if title in ("run", "status") else "right")
             table.add_column(heading, width=width, key=title)
         self._timer = self.set_interval(REFRESH_SECONDS, self.read)
 
-    def on_screen_resume(self) -> None:
+    def on_screen_resume(self, _event: ScreenResume | None = None) -> None:
         """Look again."""
-        super().on_screen_resume()
         self._timer.resume()
         self.read()
 
@@ -91,7 +96,7 @@ class RunsScreen(WorkbenchScreen):
         for folder in list_runs(self.workbench.runs_dir):
             if worker.is_cancelled:
                 return
-            rows.append(read_row(folder, trained))
+            rows.append(read_row(folder, trained, self._known))
         self.app.call_from_thread(self.show_rows, rows)
 
     def show_rows(self, rows: list[RunRow]) -> None:
@@ -102,11 +107,13 @@ class RunsScreen(WorkbenchScreen):
         if [row.folder.path for row in rows] != [row.folder.path for row in self.rows]:
             table.clear()
             for row in rows:
-                table.add_row(*_cells(row, now), key=str(row.folder.path))
+                table.add_row(*_cells(row, now, self._name_width), key=str(row.folder.path))
         else:
             for before, row in zip(self.rows, rows, strict=True):
                 if before != row or before.age(now) != row.age(now):
-                    for column, cell in zip(table.columns, _cells(row, now), strict=True):
+                    for column, cell in zip(
+                        table.columns, _cells(row, now, self._name_width), strict=True
+                    ):
                         table.update_cell(str(row.folder.path), column, cell)
         self.rows = rows
         self.set_class(bool(rows), "-open")
@@ -213,11 +220,11 @@ class RunsScreen(WorkbenchScreen):
         )
 
 
-def _cells(row: RunRow, now: float) -> list[RichText]:
+def _cells(row: RunRow, now: float, name_width: int) -> list[RichText]:
     sign, _ = SIGNS[row.standing]
     of = f" of {row.steps:,}" if row.steps else ""
     return [
-        RichText(row.name, style="bold"),
+        RichText(formatting.shortened(row.name, name_width), style="bold"),
         RichText(f"{sign} {row.standing}"),
         RichText(f"{row.step:,}{of}", justify="right"),
         RichText(formatting.loss(row.best_val_loss), justify="right"),

@@ -12,6 +12,7 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
+from textual.events import ScreenResume
 from textual.widgets import Button, Input
 from textual.worker import get_current_worker
 
@@ -96,14 +97,15 @@ class SetupScreen(SetupMeasuring):
         self._update()
         self._read_recent()
 
-    def on_screen_resume(self) -> None:
+    def on_screen_resume(self, _event: ScreenResume | None = None) -> None:
         """The device may be known by now, and a run may have taken the name."""
-        super().on_screen_resume()
         self.plan.look_at_disk()
         self.engine_loaded()
 
     def engine_loaded(self) -> None:
         """Choose the preset for this machine's device, unless one was chosen by hand."""
+        if not self.query("#settings"):
+            return  # still being made; it looks again when it is there
         device = self.workbench.engine.device
         if device is not None:
             self.plan.devices.update({"auto": device, device.kind: device})
@@ -113,8 +115,11 @@ class SetupScreen(SetupMeasuring):
 
     @on(CorpusPicker.Chosen)
     def _corpus_chosen(self, message: CorpusPicker.Chosen) -> None:
-        self.plan.facts = CorpusFacts(message.spec)
-        self._update()
+        # The list says its choice again when it is filled anew: what is known of it stays known.
+        if message.spec != self.facts.spec or self.facts.error:
+            self._read = ("", "")
+            self.plan.facts = CorpusFacts(message.spec)
+            self._update()
 
     @on(Choice.Changed, "#preset")
     def _preset_chosen(self, message: Choice.Changed) -> None:
@@ -138,7 +143,7 @@ class SetupScreen(SetupMeasuring):
 
     @on(CorpusInspected)
     def _facts_found(self, message: CorpusInspected) -> None:
-        if message.facts.spec == self.facts.spec:
+        if (message.facts.spec, message.facts.encoding) == self._read:
             self.plan.facts = message.facts
             self._update()
             if self._start_asked and (self.facts.size is not None or self.facts.error):

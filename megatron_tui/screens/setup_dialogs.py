@@ -68,7 +68,7 @@ def run_pick(runs_dir: Path) -> RunPick:
             best = "" if state.best_val_loss is None else f"best {state.best_val_loss:.3f}"
             corpus = Path(folder.config.data.corpus.removeprefix("builtin:")).name
             detail = f"{folder.status(state):<11} step {state.step:>7,}  {best:<11} {corpus}"
-            entries.append(Entry(folder.name, folder.name, detail))
+            entries.append(Entry(folder.name, formatting.shortened(folder.name, 28), detail))
     return RunPick("Begin with the settings of which run?", entries)
 
 

@@ -10,6 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Container, Vertical
 from textual.content import Content
+from textual.events import ScreenResume
 from textual.worker import get_current_worker
 
 from megatron_model.control import Command
@@ -18,7 +19,7 @@ from megatron_model.fork import nearest_checkpoint
 from megatron_model.run_folder import RunFolder
 from megatron_model.text import safe
 from megatron_tui import branching, compare
-from megatron_tui.alerts import Alert, alerts
+from megatron_tui.alerts import Alert, AlertWatch
 from megatron_tui.chart_view import looking_at
 from megatron_tui.compare import Compared
 from megatron_tui.curves import OtherRun
@@ -71,6 +72,8 @@ class TrainingScreen(ChartScreen):
     def __init__(self, workbench: Workbench) -> None:
         super().__init__(workbench)
         self.alerts: list[Alert] = []
+        self._watch = AlertWatch()
+        self._offered: object = None
         self._chosen_alert = 0
         self._path: Path | None = None
         """Folder of the run that was shown last."""
@@ -94,17 +97,22 @@ class TrainingScreen(ChartScreen):
 
     def on_mount(self) -> None:
         """Panels know their size only after the first layout."""
+        self.made = True
         self.restore_panels()
         self._clock = self.set_interval(1.0, self._update_age)
         self.call_after_refresh(self.settle_columns)
+
+    def on_unmount(self) -> None:
+        """The parts are gone."""
+        self.made = False
 
     def on_resize(self) -> None:
         """Legends and columns depend on the width."""
         self.call_after_refresh(self.settle_columns)
 
-    def on_screen_resume(self) -> None:
-        """Look at the clock again."""
-        super().on_screen_resume()
+    def on_screen_resume(self, _event: ScreenResume | None = None) -> None:
+        """Look at the clock again, and at the keys."""
+        self._offered = None
         self._clock.resume()
 
     def on_screen_suspend(self) -> None:
@@ -129,7 +137,19 @@ class TrainingScreen(ChartScreen):
             self.query_one(SamplePanel).show(state, self.strip, self.view.unit)
             self.query_one(LogPanel).show(run)
             self._show_clock(run)
-        self.refresh_bindings()
+        else:
+            self._offer(run)
+
+    def _offer(self, run: OpenRun | None) -> None:
+        """Look which keys act, when that can have changed: the whole of it costs milliseconds."""
+        idle = self.workbench.training.training is None
+        standing = run is not None and (
+            run.folder.path, run.active, run.here, run.stopping, run.leaving, run.resumable,
+            run.state.last_checkpoint_step is None, bool(self.alerts),
+        )  # fmt: skip
+        if self._offered != (idle, standing):
+            self._offered = (idle, standing)
+            self.refresh_bindings()
 
     def _begin(self, run: OpenRun) -> None:
         """Another run is on show: forget the places in the one before."""
@@ -158,12 +178,12 @@ class TrainingScreen(ChartScreen):
     def _show_clock(self, run: OpenRun) -> None:
         """Show what changes with the clock alone."""
         now = self.workbench.training.now()
-        self.query_one(RunProgress).show(run, now)
-        found = alerts(run.state, now if run.standing == "running" else None)
+        self.query_one(RunProgress).tell(run, now, self.redrawing)
+        found = self._watch.look(run.state, now if run.standing == "running" else None)
         if len(found) != len(self.alerts):
             self._chosen_alert = 0
-            self.refresh_bindings()
         self.alerts = found
+        self._offer(run)
         self.query_one(AlertBar).show_alerts(found, self._chosen_alert)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -190,8 +210,8 @@ class TrainingScreen(ChartScreen):
     def action_pause(self) -> None:
         """Pause, or go on."""
         run = self.workbench.training.shown
-        paused = run is not None and run.standing == "paused"
-        self.post_message(CommandGiven("resume" if paused else "pause"))
+        pausing = run is not None and run.pausing
+        self.post_message(CommandGiven("resume" if pausing else "pause"))
 
     def action_command(self, command: Command) -> None:
         """Ask the trainer for a checkpoint, a validation or a sample."""

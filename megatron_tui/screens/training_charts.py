@@ -10,6 +10,7 @@ from megatron_tui import chart_view
 from megatron_tui.chart_view import SMOOTHING, UNITS, X_AXES, ChartView
 from megatron_tui.curves import METRICS, Metric
 from megatron_tui.film_strip import FilmStrip
+from megatron_tui.line import Line
 from megatron_tui.preferences import Preferences
 from megatron_tui.screens.training_keys import PANELS
 from megatron_tui.screens.workbench_screen import WorkbenchScreen
@@ -29,13 +30,15 @@ class ChartScreen(WorkbenchScreen):
         metric = workbench.preferences.get("training.metric", "memory")
         self.metric: Metric = metric if metric in METRICS else "memory"
         self._drawing_soon = False
+        self.made = False
+        """Whether all of its parts are there."""
         self.large: str = ""
         """The panel that has the screen for itself."""
 
     def update_run(self) -> None:
         """Show the present state, while there is something to show it on."""
         # The app polls while a screen is still being made, and while it is taken down.
-        if self.is_mounted and self.query("WorkbenchHeader") and self.query("RunProgress"):
+        if self.made and self.is_attached and self.is_running:
             super().update_run()
 
     def look(self, view: ChartView) -> None:
@@ -59,6 +62,22 @@ class ChartScreen(WorkbenchScreen):
     def _draw(self) -> None:
         self._drawing_soon = False
         self.update_run()
+
+    @property
+    def redrawing(self) -> str:
+        """How often the run is drawn and what that sends, where that is of interest."""
+        line = getattr(self.app, "line", None)
+        return line.words() if isinstance(line, Line) else ""
+
+    def action_redraw_rate(self) -> None:
+        """Draw what the run does less often, or as often as the line allows."""
+        line = getattr(self.app, "line", None)
+        if isinstance(line, Line):
+            line.next_rate()
+            self.workbench.preferences.set("redraws", line.rate)
+            words = f"{line.rate:g} a second" if line.rate else "as often as the line allows"
+            self.notify(f"The run is drawn {words}", timeout=3, markup=False)
+            self.redraw()
 
     def action_log_scale(self) -> None:
         """Switch between linear and logarithmic loss."""

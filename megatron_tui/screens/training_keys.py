@@ -8,7 +8,7 @@ PANELS = ("loss", "now", "metrics", "sample", "log")
 """The panels by their ids; their numbers are the keys that show and hide them."""
 
 RUN_KEYS: list[BindingType] = [
-    Binding("p", "pause", "Pause", tooltip="Pause or go on", id="training.pause"),
+    Binding("p,space", "pause", "Pause", tooltip="Pause or go on", id="training.pause"),
     Binding("s", "command('save')", "Save", tooltip="Save now", id="training.save"),
     Binding(
         "e",
@@ -22,7 +22,7 @@ RUN_KEYS: list[BindingType] = [
         "E",
         "change",
         "Change",
-        tooltip="Change the learning rate or the number of steps of the run in training",
+        tooltip="Change the learning rate or the number of steps",
         id="training.change",
     ),
     Binding(
@@ -100,8 +100,17 @@ CHART_KEYS: list[BindingType] = [
         tooltip="Look from further away",
         id="chart.wider",
     ),
-    Binding("H", "pan(-1)", show=False, tooltip="Half a stretch to the left", id="chart.pan_left"),
-    Binding("L", "pan(1)", show=False, tooltip="Half a stretch to the right", id="chart.pan_right"),
+    Binding(
+        "H", "pan(-1)", "Pan", show=False, tooltip="Half a stretch to the left", id="chart.pan_left"
+    ),
+    Binding(
+        "L",
+        "pan(1)",
+        "Pan",
+        show=False,
+        tooltip="Half a stretch to the right",
+        id="chart.pan_right",
+    ),
     Binding(
         "b",
         "references",
@@ -110,10 +119,24 @@ CHART_KEYS: list[BindingType] = [
         id="chart.baselines",
     ),
     Binding(
+        "full_stop",
+        "redraw_rate",
+        "Redraws",
+        show=False,
+        key_display=".",
+        tooltip="Draw the run less often, or as often as the line allows",
+        id="chart.redraws",
+    ),
+    Binding(
         "m", "metric(1)", "Metric", tooltip="Memory, gradient, rate or speed", id="chart.metric"
     ),
     Binding(
-        "M", "metric(-1)", show=False, tooltip="The measurement before", id="chart.metric_back"
+        "M",
+        "metric(-1)",
+        "Metric",
+        show=False,
+        tooltip="The measurement before",
+        id="chart.metric_back",
     ),
 ]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from textual.app import ComposeResult
+from textual.events import ScreenResume
 from textual.screen import Screen
 
+from megatron_tui.sparing import SparingCompositor
 from megatron_tui.training_service import OpenRun
 from megatron_tui.widgets.header import RunSummary, WorkbenchHeader
 from megatron_tui.widgets.key_bar import KeyBar
@@ -28,6 +30,9 @@ class WorkbenchScreen(Screen[None]):
 
     def __init__(self, workbench: Workbench) -> None:
         super().__init__()
+        self._compositor = SparingCompositor()
+        self._styled_for: object = None
+        """What the styles of the screen rest on, as it was when another one came in front."""
         self.workbench = workbench
 
     def compose(self) -> ComposeResult:
@@ -40,9 +45,20 @@ class WorkbenchScreen(Screen[None]):
         """Return what is between header and keys."""
         raise NotImplementedError
 
-    def on_screen_resume(self) -> None:
+    def on_screen_resume(self, event: ScreenResume | None = None) -> None:
         """Catch up with what happened while another screen was in front."""
+        if event is not None:
+            # Finding every style anew would be half of what changing the screen costs.
+            event.refresh_styles = event.refresh_styles and self._styled_for != self._style_basis()
         self.update_run()
+
+    def on_screen_suspend(self) -> None:
+        """Remember what the styles rest on."""
+        self._styled_for = self._style_basis()
+
+    def _style_basis(self) -> object:
+        app = self.app
+        return app.theme, app.app_focus, app.size, frozenset(app.classes), self.focused
 
     def update_run(self) -> None:
         """Show the present state of the run."""

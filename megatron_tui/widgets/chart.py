@@ -84,10 +84,13 @@ class Chart(Widget):
         old, self._rows = self._rows, rows
         if not everything and old == rows:
             return
-        self._strips = [self._strip(row, width) for row in rows]
-        if everything or len(old) != len(rows):
+        if everything or len(old) != len(rows) or len(self._strips) != len(rows):
+            self._strips = [self._strip(row, width) for row in rows]
             self.refresh()
             return
+        for y, (before, after) in enumerate(zip(old, rows, strict=True)):
+            if before != after:
+                self._strips[y] = self._strip(after, width)
         dirty = [
             Region(span[0], y, span[1] - span[0], 1)
             for y, (before, after) in enumerate(zip(old, rows, strict=True))

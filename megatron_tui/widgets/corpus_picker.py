@@ -157,8 +157,9 @@ class CorpusPicker(Panel):
     @on(OptionList.OptionHighlighted)
     def _highlight(self, event: OptionList.OptionHighlighted) -> None:
         event.stop()
-        if event.option_index < len(self._specs):
-            self.post_message(self.Chosen(self._specs[event.option_index]))
+        # What is under the cursor now: the list may have been filled anew since it moved.
+        if self.chosen is not None:
+            self.post_message(self.Chosen(self.chosen))
 
     @on(Input.Submitted)
     def _typed(self, event: Input.Submitted) -> None:
@@ -216,7 +217,8 @@ def _title(spec: str) -> Content:
     if text.startswith("builtin:"):
         return Content.assemble((text.removeprefix("builtin:"), ""), ("  built-in", "$quiet"))
     path = Path(text)
-    return Content.assemble(path.name, (f"  {_folder(path)}", "$quiet"))
+    folder = _folder(path)
+    return Content.assemble(path.name, (f"  {folder}" if folder != "." else "", "$quiet"))
 
 
 def _folder(path: Path) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from textual.app import RenderResult
 from textual.content import Content
 from textual.reactive import reactive
-from textual.widget import Widget
 
 from megatron_tui import formatting
 from megatron_tui.training_service import OpenRun, Standing
+from megatron_tui.widgets.panel import Text
 
 MODES = {"setup": "Setup", "training": "Training", "generation": "Generation", "runs": "Runs"}
 """The screens by their mode, in the order of their keys."""
@@ -28,6 +27,9 @@ SIGNS: dict[Standing, tuple[str, str]] = {
     "interrupted": ("!", "$warning"),
 }
 """How each standing of a run looks, beside its word."""
+
+NAME_WIDTH = 24
+"""A longer name is cut to so many cells before it is left out."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +52,29 @@ class RunSummary:
         return cls(run.name, run.standing, state.step, steps, remaining)
 
 
-class WorkbenchHeader(Widget):
+class WorkbenchHeader(Text):
     """Name, screens, run."""
 
     DEFAULT_CSS = """
     WorkbenchHeader { dock: top; height: 1; width: 1fr; }
     """
 
-    summary: reactive[RunSummary | None] = reactive(None)
+    summary: reactive[RunSummary | None] = reactive(None, repaint=False)
     """The run to speak of."""
 
     def __init__(self, mode: str) -> None:
         super().__init__()
         self._mode = mode
 
-    def render(self) -> RenderResult:
+    def on_resize(self) -> None:
+        """Another width has room for other words."""
+        self.show(self._line())
+
+    def watch_summary(self) -> None:
+        """Say it, cell by cell."""
+        self.show(self._line())
+
+    def _line(self) -> Content:
         """Return the line, cut to what fits."""
         left = [("  megatron ", "bold $primary"), (" ", "")]
         for mode, title in MODES.items():
@@ -87,6 +97,10 @@ class WorkbenchHeader(Widget):
         )
         for name, place in (
             (f"{run.name}  ", f"{word}step {run.step:,}{of}{remaining}"),
+            (
+                f"{formatting.shortened(run.name, NAME_WIDTH)}  ",
+                f"{word}step {run.step:,}{of}{remaining}",
+            ),
             ("", f"{word}step {run.step:,}{of}{remaining}"),
             (
                 "",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import ClassVar
 
+from textual.app import RenderResult
 from textual.containers import Vertical
 from textual.content import Content
+from textual.geometry import Region
 from textual.widget import Widget
-from textual.widgets import Static
 
 from megatron_model.text import safe
 
@@ -55,13 +57,17 @@ class Panel(Vertical):
             self.border_subtitle = Content(safe(subtitle, one_line=True))
 
 
-class Text(Static):
-    """Text that repaints only when it changed; it is never parsed as markup."""
+class Text(Widget):
+    """Text that repaints only what changed of it; it is never parsed as markup."""
+
+    DEFAULT_CSS = """
+    Text { height: auto; }
+    """
 
     def __init__(
         self, text: Content | str = "", *, id: str | None = None, classes: str | None = None
     ) -> None:
-        super().__init__(_content(text), id=id, classes=classes, markup=False)
+        super().__init__(id=id, classes=classes, markup=False)
         self._shown = _content(text)
 
     @property
@@ -69,13 +75,48 @@ class Text(Static):
         """The characters on show."""
         return self._shown.plain
 
+    def render(self) -> RenderResult:
+        """Return the text."""
+        return self._shown
+
     def show(self, text: Content | str, *, layout: bool = False) -> None:
         """Show `text`; with `layout`, its height may change."""
         content = _content(text)
-        if content.plain == self._shown.plain and content.spans == self._shown.spans:
+        old, self._shown = self._shown, content
+        if _same(content, old):
             return
-        self._shown = content
-        self.update(content, layout=layout)
+        width, styles = self.size.width, self.styles
+        plain = styles.text_align in ("start", "left") and not (layout and styles.is_auto_width)
+        regions = changed_regions(old, content, width) if width and plain else None
+        if regions is None:
+            self.refresh(layout=layout)
+        else:
+            self.refresh(*regions)
+
+
+def changed_regions(old: Content, new: Content, width: int) -> list[Region] | None:
+    """Return the cells in which two texts differ; None if one of them has lines to be wrapped."""
+    before, after = old.split(allow_blank=True), new.split(allow_blank=True)
+    if len(before) != len(after):
+        return None
+    regions = []
+    for y, (one, other) in enumerate(zip(before, after, strict=True)):
+        if _same(one, other):
+            continue
+        longest = max(one.cell_length, other.cell_length)
+        if longest > width:
+            return None
+        start, end = 0, longest
+        pair = (one.plain, other.plain)
+        if one.spans == other.spans and [len(text) for text in pair] == [longest, longest]:
+            start = len(os.path.commonprefix(pair))
+            end -= len(os.path.commonprefix([text[::-1] for text in pair]))
+        regions.append(Region(start, y, max(1, end - start), 1))
+    return regions
+
+
+def _same(one: Content, other: Content) -> bool:
+    return one.plain == other.plain and one.spans == other.spans
 
 
 def _content(text: Content | str) -> Content:

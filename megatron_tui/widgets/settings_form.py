@@ -106,6 +106,7 @@ class SettingsForm(Panel):
         #editor { layer: editor; display: none; position: absolute; }
         #find { display: none; }
         .about { height: 2; color: $quiet; }
+        .about.-error { height: auto; min-height: 2; max-height: 4; }
     }
     """
 
@@ -199,8 +200,9 @@ class SettingsForm(Panel):
         about = self.query_one(".about", Text)
         found = self.settings.field
         error = self._errors.get(found.key, "")
+        about.set_class(bool(error), "-error")
         if error:
-            about.show(Content.styled(f"✗ {safe(error, one_line=True)}", "$error"))
+            about.show(Content.styled(f"✗ {safe(error, one_line=True)}", "$error"), layout=True)
             return
         scope = "" if found.choices else range_text(found)
         if found.unit and not scope.endswith(found.unit):

@@ -26,6 +26,9 @@ from megatron_tui.setup_draft import stepped
 VALUE_WIDTH = 12
 DIGITS = "0123456789"
 
+LEAST_ERROR = 16
+"""Cells that an error needs behind its value."""
+
 
 class SettingsList(ScrollView, can_focus=True):
     """Rows of name, value and unit, in groups; a wrong value has its error in place of the unit."""
@@ -264,7 +267,8 @@ class SettingsList(ScrollView, can_focus=True):
     def _hint(self, field: Field, error: str, edited: bool, space: int) -> str:
         """Return what stands behind a value: what is wrong, or the preset's value, or the unit."""
         if error:
-            return safe(error, one_line=True)
+            # A syllable tells nothing; the sentence stands below the list in any case.
+            return safe(error, one_line=True) if space >= LEAST_ERROR else ""
         if edited:
             if field.key not in self._preset:
                 return field.unit if len(field.unit) <= space else ""

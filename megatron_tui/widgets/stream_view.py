@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from rich.cells import cell_len, chop_cells
 from rich.segment import Segment
+from textual.binding import Binding, BindingType
 from textual.events import Resize
 from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from megatron_model.text import safe
+from megatron_tui.widgets.wrapping import Row, Wrapping
 
 
 class StreamView(ScrollView, can_focus=True):
-    """Streamed text; its first characters may be a prompt, which looks different."""
+    """Streamed text; its first characters may be a prompt, and some at its end differ as well."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"stream-view--prompt"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"stream-view--prompt", "stream-view--apart"}
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+d", "page_down", show=False, tooltip="Page down", id="stream.page_down"),
+        Binding("ctrl+u", "page_up", show=False, tooltip="Page up", id="stream.page_up"),
+        Binding("G", "scroll_end", show=False, tooltip="Follow the end", id="stream.end"),
+    ]
 
     DEFAULT_CSS = """
     StreamView {
@@ -26,91 +33,91 @@ class StreamView(ScrollView, can_focus=True):
         overflow-y: scroll;
         scrollbar-size-vertical: 1;
         .stream-view--prompt { color: $primary; }
+        .stream-view--apart { background: $accent 25%; text-style: underline; }
     }
     """
 
-    def __init__(self, *, id: str | None = None) -> None:
+    def __init__(self, *, follow: bool = True, id: str | None = None) -> None:
+        """With `follow`, the view stays at the end unless it is scrolled up."""
         super().__init__(id=id)
-        self._lines = [""]
-        self._rows: list[tuple[str, int]] = []
-        """What is shown, row by row, each with the number of characters before it."""
-        self._tail_row = 0
-        self._tail_start = 0
-        self._width = 0
+        self._follows = follow
+        self._wrapped = Wrapping()
         self._prompt = 0
+        self._apart: int | None = None
 
     @property
     def text(self) -> str:
         """Everything shown."""
-        return "\n".join(self._lines)
+        return self._wrapped.text
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is shown."""
+        return not self._wrapped.length
 
     def restart(self, prompt: str = "") -> None:
         """Empty the view and begin with a prompt."""
-        self._lines, self._rows = [""], []
-        self._tail_row = self._tail_start = 0
+        width = self._width
+        self._wrapped = Wrapping()
+        self._wrapped.lay_out(width)
+        self._prompt, self._apart = 0, None
         self.append(prompt)
-        self._prompt = len(self.text)
+        self._prompt = self._wrapped.length
         self.scroll_home(animate=False)
         self.refresh()
 
+    def set_apart(self) -> None:
+        """Show what follows as the place where the text leaves another one."""
+        if self._apart is None:
+            self._apart = self._wrapped.length
+
     def append(self, piece: str) -> None:
-        """Add text; the view follows unless it was scrolled up."""
-        first, *rest = safe(piece).expandtabs(4).split("\n")
-        self._lines[-1] += first
-        self._lines += rest
+        """Add text."""
+        if not piece:
+            return
+        follow = self._follows and self.is_vertical_scroll_end
+        changed = self._wrapped.append(safe(piece).replace("\t", "    "))
         if not self._width:
             return  # not laid out yet; the first resize wraps everything
-        changed = self._tail_row
-        follow = self.is_vertical_scroll_end
-        self._wrap_from(len(self._lines) - 1 - len(rest))
-        self.virtual_size = Size(self._width, len(self._rows))
-        if follow:
-            self.scroll_end(animate=False, immediate=True, x_axis=False)
-        self.refresh_lines(changed, len(self._rows) - changed)
+        rows = len(self._wrapped.rows)
+        if rows != self.virtual_size.height:
+            self.virtual_size = Size(self._width, rows)
+            if follow:
+                self.scroll_end(animate=False, immediate=True, x_axis=False)
+        self.refresh_lines(changed, rows - changed)
+
+    @property
+    def _width(self) -> int:
+        return self.scrollable_content_region.width
 
     def on_resize(self, _event: Resize) -> None:
         """Wrap anew when the width changed."""
-        width = self.scrollable_content_region.width
-        if width and width != self._width:
-            self._width = width
-            self._rows = []
-            self._tail_row = self._tail_start = 0
-            self._wrap_from(0)
-            self.virtual_size = Size(width, len(self._rows))
+        if self._width:
+            self._wrapped.lay_out(self._width)
+            self.virtual_size = Size(self._width, len(self._wrapped.rows))
             self.refresh()
 
     def render_line(self, y: int) -> Strip:
         """Return one row."""
         index, width = self.scroll_offset.y + y, self.size.width
-        if index >= len(self._rows):
+        if index >= len(self._wrapped.rows):
             return Strip.blank(width, self.rich_style)
-        text, start = self._rows[index]
+        row = self._wrapped.rows[index]
+        return Strip(self._segments(row)).adjust_cell_length(width, self.rich_style)
+
+    def _segments(self, row: Row) -> list[Segment]:
+        text, start = row
         cut = max(0, min(len(text), self._prompt - start))
         segments = [Segment(text[cut:], self.rich_style)]
+        if self._apart is not None and start <= self._apart < start + len(text):
+            here = self._apart - start
+            style = self.get_component_rich_style("stream-view--apart")
+            segments = [
+                Segment(text[cut:here], self.rich_style),
+                Segment(text[here : here + 1], style),
+                Segment(text[here + 1 :], self.rich_style),
+            ]
         if cut:
             style = self.get_component_rich_style("stream-view--prompt")
             segments.insert(0, Segment(text[:cut], style))
-        return Strip(segments).adjust_cell_length(width, self.rich_style)
-
-    def _wrap_from(self, line: int) -> None:
-        """Wrap the lines from `line` on, which is the one that the tail row begins."""
-        del self._rows[self._tail_row :]
-        start = self._tail_start
-        for text in self._lines[line:]:
-            self._tail_row, self._tail_start = len(self._rows), start
-            for row in self._wrap(text):
-                self._rows.append((row, start))
-                start += len(row)
-            start += 1  # the line feed
-
-    def _wrap(self, line: str) -> list[str]:
-        width = self._width
-        if cell_len(line) != len(line):
-            return chop_cells(line, width) or [""]
-        rows = []
-        while len(line) > width:
-            # A row ends after a blank where there is one; the blank itself may hang over the edge.
-            cut = line.rfind(" ", 0, width + 1) + 1 or width
-            rows.append(line[:cut])
-            line = line[cut:]
-        return [*rows, line]
+        return segments

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import ClassVar
 
-from textual.app import ComposeResult, RenderResult
+from textual.app import ComposeResult
 from textual.containers import Grid, VerticalScroll
 from textual.content import Content
-from textual.reactive import reactive
+from textual.timer import Timer
 from textual.widget import Widget
 
 from megatron_model.run_state import RunState
@@ -32,14 +34,57 @@ class TrainingPanel(Panel, can_focus=True):
 
     again: Callable[[], object] | None = None
     """Shows the same once more: how much fits depends on the size."""
+    _drawn: object = None
+    """What is on show follows from this."""
 
     def on_resize(self) -> None:
         """Draw for the new size, once the parts have theirs."""
+        self._drawn = None
         if self.again is not None:
             self.call_after_refresh(self.again)
 
+    def news(self, *what: object) -> bool:
+        """Whether what is on show does not follow from `what` yet; it is taken to do so now."""
+        if what == self._drawn or not self.size:
+            return False
+        self._drawn = what
+        return True
 
-class LossPanel(TrainingPanel):
+
+class ChartPanel(TrainingPanel):
+    """A panel with charts: drawn at once for a person, and at most so often for the run."""
+
+    PAUSE: ClassVar[float] = 0.5
+    """Seconds before a chart is drawn again for the sake of the run."""
+    _looked: object = None
+    _moment = 0.0
+    _timer: Timer | None = None
+
+    def due(self, look: object, data: object) -> bool:
+        """Whether to draw now: another look at once, more data when enough time has passed."""
+        if look == self._looked and self._drawn is not None:
+            if self._drawn == (look, data):
+                return False
+            wait = self._moment + self.PAUSE - time.monotonic()
+            if wait > 0:
+                if self._timer is None and self.again is not None:
+                    self._timer = self.set_timer(wait, self._draw_now)
+                return False
+        if not self.news(look, data):
+            return False
+        self._looked, self._moment = look, time.monotonic()
+        return True
+
+    def _draw_now(self) -> None:
+        self._timer = None
+        if self.again is not None:
+            self.again()
+
+
+NO_REPORT = "The curve begins with the first report."
+
+
+class LossPanel(ChartPanel):
     """Train loss raw and smoothed, validation loss, the best of it, other runs."""
 
     def __init__(self) -> None:
@@ -48,7 +93,7 @@ class LossPanel(TrainingPanel):
     def compose(self) -> ComposeResult:
         """Legend over chart."""
         yield Text(classes="legend")
-        yield Chart("The curve begins with the first report.")
+        yield Chart(NO_REPORT)
 
     @property
     def columns(self) -> int:
@@ -58,6 +103,9 @@ class LossPanel(TrainingPanel):
     def show(self, state: RunState, view: ChartView, others: Sequence[OtherRun] = ()) -> None:
         """Draw the curves."""
         self.again = partial(self.show, state, view, others)
+        drawn_with = tuple((other.name, other.until) for other in others)
+        if not self.due((view, drawn_with), curves.loss_data(state, view, others)):
+            return
         self.set_title(UNIT_TITLES[view.unit])
         width = self.query_one(Text).size.width
         if view.cursor is None:
@@ -70,7 +118,8 @@ class LossPanel(TrainingPanel):
         else:
             legend = figures.cursor_line(state, view, width)
         self.query_one(Text).show(legend)
-        self.query_one(Chart).show(curves.loss_plot(state, view, others))
+        empty = "No loss so far is a finite number." if len(state.train_loss) else NO_REPORT
+        self.query_one(Chart).show(curves.loss_plot(state, view, others), empty=empty)
         notes = [f"{2**view.zoom}x"] if view.zoom else []
         notes += ["log scale"] if view.log_y else []
         self.set_subtitle(" · ".join([*notes, Axis(state, view.x_axis).title]))
@@ -94,7 +143,8 @@ class FiguresPanel(TrainingPanel):
         pairs = figures.now_figures(state, short=columns == 2)
         if height * columns >= len(pairs) + 4:
             pairs += figures.about_figures(state)
-        self.query_one(Text).show(two_columns(pairs[: height * columns], width))
+        if self.news(pairs):
+            self.query_one(Text).show(two_columns(pairs[: height * columns], width))
 
 
 class MetricChart(Widget):
@@ -124,9 +174,10 @@ class MetricChart(Widget):
         self.query_one(Chart).show(curves.metric_plot(state, view, self.metric))
 
 
-class MetricsPanel(TrainingPanel):
+class MetricsPanel(ChartPanel):
     """Memory, gradient norm, learning rate and speed: one of them, or as many as fit."""
 
+    PAUSE = 2.0
     EACH = (12, 7)
     """Rows that a chart wants in one column, and in two, which are wide enough to be low."""
 
@@ -142,6 +193,8 @@ class MetricsPanel(TrainingPanel):
     def show(self, state: RunState, view: ChartView, chosen: Metric) -> None:
         """Draw the chosen curve, and those after it if there is room."""
         self.again = partial(self.show, state, view, chosen)
+        if not self.due((view, chosen), curves.metric_data(state, view)):
+            return
         columns = 2 if self.size.width >= 76 else 1
         rows = max(1, self.size.height // self.EACH[columns - 1])
         count = min(len(METRICS), rows * columns)
@@ -174,6 +227,10 @@ class SamplePanel(TrainingPanel):
     def show(self, state: RunState, strip: FilmStrip, unit: Unit = "nats") -> None:
         """Write the frame."""
         self.again = partial(self.show, state, strip, unit)
+        samples = state.samples
+        newest = (len(samples), samples[-1]) if samples else ()
+        if not self.news(newest, strip, unit, curves.newest(state.val_loss)):
+            return
         text, film = self.query_one(".sample-text", Text), self.query_one(".film", Text)
         film.display = len(state.samples) > 1 and self.size.height > 2
         if not state.samples:
@@ -210,6 +267,10 @@ class LogPanel(TrainingPanel):
 
     def show(self, run: OpenRun) -> None:
         """Write the lines."""
+        self.again = partial(self.show, run)
+        log = run.state.log
+        if not self.news(run.folder.path, len(log), log[-1] if log else None, run.problem):
+            return
         lines = figures.log_lines(run.state)
         if run.problem:
             problem = Content.styled(safe(run.problem), "$error")
@@ -231,18 +292,18 @@ class AlertBar(Text):
             self.show(figures.alert_lines(found, chosen % len(found)), layout=True)
 
 
-class RunProgress(Widget):
-    """Phase, bar, time gone and left, age of the last word from the trainer."""
+class RunProgress(Text):
+    """Phase, bar, time gone and left, age of the last word from the trainer, what it costs."""
 
     DEFAULT_CSS = """
     RunProgress { height: 1; width: 1fr; padding: 0 2; }
     """
 
-    line: reactive[tuple[str, float, tuple[str, ...]]] = reactive(("", 0.0, ()))
+    _said: tuple[str, float, tuple[str, ...]] = ("", 0.0, ())
     """What is going on, how much is done, and the rest in words, the most important first."""
 
-    def show(self, run: OpenRun, now: float) -> None:
-        """Write the line."""
+    def tell(self, run: OpenRun, now: float, redrawing: str = "") -> None:
+        """Write the line; `redrawing` is how often it is and what that costs."""
         state = run.state
         words = []
         if run.active and state.remaining_seconds is not None:
@@ -252,19 +313,30 @@ class RunProgress(Widget):
         # A run that stands still has no age to count: nothing is sent while nothing happens.
         if run.standing == "running" and state.last_time:
             words.append(f"last word {formatting.age(max(0.0, now - state.last_time))}")
-        self.line = (self._phase(run), round(state.progress, 3), tuple(words))
+        if run.active and redrawing:
+            words.append(redrawing)
+        said = (self._phase(run), round(state.progress, 3), tuple(words))
+        if said != self._said:
+            self._said = said
+            self.show(self._line())
+
+    def on_resize(self) -> None:
+        """Another width has room for other words."""
+        self.show(self._line())
 
     def _phase(self, run: OpenRun) -> str:
         if run.standing == "stopping":
             return "saving, then stopping"
+        if run.reading:
+            return "reading the log"
         phase, share = run.state.phase, run.state.phase_progress
         if not run.active or phase is None:
             return run.standing
         return phase if share is None else f"{phase} {formatting.percent(share)}"
 
-    def render(self) -> RenderResult:
+    def _line(self) -> Content:
         """Return the line; words that leave no room for the bar go first."""
-        phase, share, words = self.line
+        phase, share, words = self._said
         done = f" {share * 100:.0f}% "
         while True:
             rest = "   ".join(words)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from megatron_model.events import Evaluated, Event, SampleGenerated, encode_event
+from megatron_model.events import CheckpointSaved, Evaluated, Event, SampleGenerated, encode_event
 from megatron_tui.app import MegatronApp
 from megatron_tui.screens.compare import CompareScreen
 from megatron_tui.screens.training import TrainingScreen
@@ -40,6 +40,7 @@ def troubled(runs: Path, name: str) -> None:
             )  # fmt: skip
             text = "To be, or not to be, that is the question.\n" * (i // 8 % 4 + 1)
             log.append(SampleGenerated(step=10 * i, time=NOW, prompt="HAMLET:\n", text=text))
+    log.append(CheckpointSaved(step=880, time=NOW, path="checkpoints/step-00000400"))
     folder.events_path.write_bytes(b"".join(encode_event(event) for event in log))
 
 
@@ -65,6 +66,11 @@ def pressed(*keys: str) -> Callable[[Pilot[Any]], Any]:
         await until(lambda: isinstance(app.screen, TrainingScreen))
         chart = app.screen.query(Chart).first()
         await until(lambda: "┤" in chart.text or "+" in chart.text)
+        if keys == ("E",):
+            run = app.workbench.training.shown
+            assert run is not None
+            run.active = True  # only a living run can be changed
+            app.screen.update_run()
         for key in keys:
             await pilot.press(key)
             await pilot.pause()

@@ -32,16 +32,21 @@ async def test_events_are_folded_when_polled(runs_dir: Path) -> None:
     trainer.release(10)
     await until(lambda: service.poll() and run.state.step >= 20)
     assert str(run.standing) == "running"
+    assert not run.pausing
     service.command("pause")
+    assert run.pausing, "the same key asked twice is a pause and its end, however slow the trainer"
     trainer.release()
     await until(lambda: service.poll() and run.standing == "paused")
+    assert run.pausing
+    service.command("resume")
+    assert not run.pausing
     service.stop()
     assert str(run.standing) == "stopping"
     trainer.release(2)
     await finish(service)
     assert run.standing == "stopped"
     assert run.resumable
-    assert trainer.obeyed == ["pause", "stop"]
+    assert trainer.obeyed == ["pause", "resume", "stop"]
     assert service.training is None
     assert not service.busy
 
@@ -155,6 +160,8 @@ class Letters:
     """A model of one letter, which waits for the test before each."""
 
     step = 7
+    block_size = 64
+    vocabulary = "".join(map(chr, range(128)))
 
     def __init__(self) -> None:
         self.gate = threading.Semaphore(0)

@@ -80,6 +80,29 @@ async def test_must_recent_corpora(runs_dir: Path, tale: str, tmp_path: Path) ->
         await until(lambda: screen.facts.spec == text and screen.facts.complete)
 
 
+async def test_what_is_known_of_a_corpus_outlives_a_longer_list(runs_dir: Path, tale: str) -> None:
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        # As when the runs' corpora are found late: the list is filled anew, the choice the same.
+        screen.query_one(CorpusPicker).add([str(Path("other.txt").absolute())])
+        await pilot.pause()
+        assert (screen.facts.spec, screen.facts.complete) == (tale, True)
+
+
+async def test_a_corpus_that_cannot_be_inspected_is_an_error_not_a_wait(
+    runs_dir: Path, tale: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise ValueError("broken [cache]")
+
+    monkeypatch.setattr("megatron_model.token_cache.prepare_corpus", broken)
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=WIDE):
+        screen = await setup(app)
+        assert "ValueError: broken [cache]" in screen.facts.error
+
+
 async def test_must_recent_corpora_are_remembered_after_a_start(runs_dir: Path, tale: str) -> None:
     trainer = GatedTrainer(recorded_events())
     app = make_app(make_workbench(runs_dir, trainer), corpus=tale)

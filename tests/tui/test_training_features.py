@@ -38,6 +38,7 @@ from megatron_tui.screens.stop_run import StopRun
 from megatron_tui.screens.training import TrainingScreen
 from megatron_tui.training_service import OpenRun
 from megatron_tui.widgets.chart import Chart
+from megatron_tui.widgets.header import WorkbenchHeader
 from megatron_tui.widgets.key_bar import KeyBar
 from megatron_tui.widgets.panel import Panel, Text
 from megatron_tui.widgets.training_panels import AlertBar, RunProgress
@@ -87,7 +88,11 @@ class Shown:
 
     @property
     def progress(self) -> str:
-        return str(self.screen.query_one(RunProgress).render())
+        return self.screen.query_one(RunProgress).plain
+
+    @property
+    def header(self) -> str:
+        return self.screen.query_one(WorkbenchHeader).plain
 
     @property
     def alert(self) -> str:
@@ -459,7 +464,9 @@ async def test_must_alert_failed_and_not_a_number(runs_dir: Path) -> None:
 async def test_must_alert_spike_and_n_goes_there(runs_dir: Path) -> None:
     losses = [2.0 + 0.01 * (i % 3) for i in range(40)]
     losses[20], losses[30] = 4.0, 5.0
-    events = [started(), *(report(10 * (i + 1), loss) for i, loss in enumerate(losses))]
+    # Heard of a moment ago: otherwise the silence is an alert too.
+    reports = (report(10 * i, loss, time=NOW - 1) for i, loss in enumerate(losses, 1))
+    events = [started(), *reports]
     async with live(runs_dir, events) as (shown, trainer):
         trainer.release(len(events))
         await until(lambda: "jumped from 2.0" in shown.alert and "1 of 2" in shown.alert)
@@ -554,8 +561,9 @@ async def test_should_fork_from_the_checkpoint_nearest_to_the_cursor(runs_dir: P
         assert [c.step for c in child.checkpoints()] == [400]
         trainer.release(2)
         await until(lambda: "chart-parent" in shown.colours)
+        # Whole up to the fork from the first drawing on, also while the child has not begun.
         dimmed = next(c for c in shown.loss.plot.curves if c.colour == "chart-parent")
-        assert max(dimmed.xs) <= 400
+        assert max(dimmed.xs) == 400
         app.workbench.training.stop()
         trainer.release(5)
         await until(app.workbench.training.idle.is_set)

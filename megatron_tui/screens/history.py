@@ -1,0 +1,104 @@
+"""Search the prompts of the past and take one."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import Input, OptionList
+from textual.widgets.option_list import Option
+
+from megatron_model.text import safe
+from megatron_tui.prompt_history import PromptHistory
+from megatron_tui.screens.modal import ModalScreen, Options
+from megatron_tui.widgets.panel import Text
+
+
+class HistoryScreen(ModalScreen[str | None]):
+    """Words narrow the list; enter takes a prompt, escape none."""
+
+    CSS_PATH = "history.tcss"
+    AUTO_FOCUS = "Input"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        # Priority: an Input would take enter and the arrows for itself.
+        Binding("enter", "take", "Take", tooltip="Take the prompt", id="history.take",
+                priority=True),
+        Binding("down,ctrl+n", "move(1)", "Older", tooltip="An older prompt", id="history.older",
+                priority=True),
+        Binding("up,ctrl+r", "move(-1)", "Newer", tooltip="A newer prompt", id="history.newer",
+                priority=True),
+        Binding("escape", "cancel", "Cancel", tooltip="Take none", id="history.cancel",
+                priority=True),
+    ]  # fmt: skip
+
+    def __init__(self, history: PromptHistory) -> None:
+        super().__init__()
+        self._history = history
+        self.found = history.search("")
+
+    def compose(self) -> ComposeResult:
+        """What is searched for, what was found, the whole prompt under the cursor, keys."""
+        with Vertical(classes="history"):
+            yield Text(Content.styled("Prompts of the past", "bold"))
+            yield Input(placeholder="words that are in it", compact=True)
+            yield Options(markup=False)
+            yield Text(classes="whole")
+            yield Text(
+                Content.assemble(
+                    ("enter", "bold $primary"), " takes it   ",
+                    ("↑ ↓", "bold $primary"), " others   ",
+                    ("esc", "bold $primary"), " cancels",
+                ),
+                classes="keys",
+            )  # fmt: skip
+
+    def on_mount(self) -> None:
+        """Show all of them."""
+        self.query_one(OptionList).can_focus = False
+        self._show()
+
+    @on(Input.Changed)
+    def _typed(self, event: Input.Changed) -> None:
+        self.found = self._history.search(event.value)
+        self._show()
+
+    def _show(self) -> None:
+        options = self.query_one(OptionList)
+        options.clear_options()
+        options.add_options(Option(safe(one, one_line=True) or "↵") for one in self.found)
+        options.highlighted = 0 if self.found else None
+        self._show_whole()
+
+    @on(OptionList.OptionHighlighted)
+    def _show_whole(self) -> None:
+        index = self.query_one(OptionList).highlighted
+        whole = self.query_one(".whole", Text)
+        if index is None or index >= len(self.found):
+            whole.show("No prompt has all these words." if not self.found else "")
+        else:
+            whole.show(safe(self.found[index][:600]))
+
+    @on(OptionList.OptionSelected)
+    def _clicked(self, event: OptionList.OptionSelected) -> None:
+        self.dismiss(self.found[event.option_index])
+
+    def action_move(self, change: int) -> None:
+        """Go to another prompt."""
+        options = self.query_one(OptionList)
+        if self.found:
+            options.highlighted = max(
+                0, min(len(self.found) - 1, (options.highlighted or 0) + change)
+            )
+
+    def action_take(self) -> None:
+        """Take the prompt under the cursor."""
+        index = self.query_one(OptionList).highlighted
+        self.dismiss(self.found[index] if index is not None and self.found else None)
+
+    def action_cancel(self) -> None:
+        """Take none."""
+        self.dismiss(None)

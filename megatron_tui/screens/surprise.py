@@ -1,0 +1,299 @@
+"""The surprise view: every character of a text tinted by how likely the model held it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.content import Content
+from textual.events import Paste
+
+from megatron_model.prompting import drop_unknown
+from megatron_tui import formatting
+from megatron_tui.model_choice import ModelChoice
+from megatron_tui.screens.view import View, bar, character_name
+from megatron_tui.widgets.heat_view import SURPRISE_BITS, SURPRISE_TINTS, HeatView, surprise_tint
+from megatron_tui.widgets.panel import Panel, Text
+from megatron_tui.workbench import Workbench
+from megatron_tui.written_text import WrittenText
+
+if TYPE_CHECKING:
+    from megatron_model.insight import CharacterScore
+    from megatron_model.validation_text import Stretch
+
+LONGEST = 20_000
+"""Characters looked at, of a longer text the last ones."""
+STRETCH = 2_000
+"""Characters of the validation text that are read at once."""
+LN2 = math.log(2)
+
+Source: TypeAlias = Literal["written", "validation", "pasted"]
+
+
+class TextPanel(Panel):
+    """The tinted text."""
+
+    EXPLANATION: ClassVar[str] = (
+        "Each character is tinted by how much it surprised the model that read all before it: "
+        "quiet where it was sure, bright where it was not. One bit is a coin that fell wrong; "
+        "bits per character over a text are what training brings down."
+    )
+
+
+class CursorPanel(Panel):
+    """What is known of the character under the cursor."""
+
+    EXPLANATION: ClassVar[str] = (
+        "What the model held likely at the cursor, the likeliest first, and the bits per character "
+        "of the line and of the whole text."
+    )
+
+
+class SurpriseScreen(View):
+    """A text, its tints, and the candidates of the character under the cursor."""
+
+    CSS_PATH = "insight.tcss"
+    AUTO_FOCUS = "HeatView"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("g", "written", "Written", tooltip="The text the model wrote",
+                id="surprise.written"),
+        Binding("v", "validation(0)", "Validation", tooltip="A stretch of the validation text",
+                id="surprise.validation"),
+        Binding("n", "validation(1)", "Stretch", tooltip="The next stretch of the validation text",
+                id="surprise.next"),
+        Binding("N", "validation(-1)", "Stretch", tooltip="The stretch before it",
+                id="surprise.previous"),
+        Binding("p", "paste", "Paste", tooltip="Paste or type a text", id="surprise.paste"),
+        Binding("x", "next_peak(1)", "Peak", tooltip="The next character that surprised much",
+                id="surprise.peak"),
+        Binding("X", "next_peak(-1)", "Peak", tooltip="The one before", id="surprise.peak_back"),
+    ]  # fmt: skip
+
+    def __init__(
+        self, workbench: Workbench, chosen: ModelChoice, written: WrittenText | None
+    ) -> None:
+        super().__init__(workbench)
+        self._chosen = chosen
+        self._written = written.text if written is not None else ""
+        self.source: Source = "written" if self._written else "validation"
+        self.scores: list[CharacterScore] = []
+        self._stretch: Stretch | None = None
+        self._start = 0
+        """Where the stretch of the validation text begins, or will."""
+        self._nats = 0.0
+        self._dropped = 0
+
+    def compose_body(self) -> ComposeResult:
+        """The text beside (or over) what is under the cursor."""
+        with Horizontal(id="insight"):
+            with TextPanel("surprise", id="reading"):
+                yield Text(id="problem")
+                yield HeatView()
+            with CursorPanel("under the cursor", id="facts"):
+                yield Text(id="character")
+                yield Text(id="candidates")
+                yield Text(id="totals")
+        yield Text(legend(), id="legend")
+
+    def begin(self) -> None:
+        """Read the text that was written, or else some of the validation text."""
+        self._read()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer what can be done now."""
+        if action == "written":
+            return bool(self._written)
+        if action == "validation" and parameters != (0,):
+            return self.source == "validation"
+        return True
+
+    def action_written(self) -> None:
+        """Read what the model wrote."""
+        self.source = "written"
+        self._read(self._written)
+
+    def action_validation(self, change: int) -> None:
+        """Read some of the validation text."""
+        self.source = "validation"
+        self._start += change * STRETCH
+        self._read()
+
+    def action_paste(self) -> None:
+        """Ask for a text."""
+        from megatron_tui.screens.ask_text import AskText
+
+        self.app.push_screen(AskText("Which text is the model to read?"), self._pasted)
+
+    def on_paste(self, event: Paste) -> None:
+        """Read what was pasted."""
+        self._pasted(event.text)
+
+    def _pasted(self, text: str | None) -> None:
+        if text:
+            self.source = "pasted"
+            self._read(text.replace("\r\n", "\n").replace("\r", "\n"))
+
+    def _read(self, text: str | None = None) -> None:
+        self.scores, self._nats, self._dropped = [], 0.0, 0
+        self.query_one(HeatView).restart()
+        if self.source == "validation":
+            start = self._start
+            self.study([self._chosen.weights], lambda model: _of_validation(model, start))
+        else:
+            wanted = self._written if text is None else text
+            self.study([self._chosen.weights], lambda model: _of_text(model, wanted))
+        self.refresh_bindings()
+
+    def take(self, items: list[Any]) -> None:
+        """Tint what was read."""
+        view = self.query_one(HeatView)
+        scores = []
+        for item in items:
+            if isinstance(item, int):
+                self._dropped = item
+            elif isinstance(item, tuple):
+                self._stretch = item  # type: ignore[assignment]
+                self._start = item[1]
+            else:
+                scores.append(item)
+        self.scores += scores
+        self._nats -= sum(score.log_probability for score in scores)
+        tints = [surprise_tint(-score.log_probability / LN2) for score in scores]
+        view.append("".join(score.character for score in scores), tints)
+
+    def show_state(self) -> None:
+        """Title, totals, and what is wrong."""
+        panel = self.query_one("#reading", Panel)
+        panel.set_title(f"surprise of {self._chosen.run}, {self._chosen.words}")
+        panel.set_subtitle(self._what())
+        problem = self.query_one("#problem", Text)
+        problem.show(self.problem or "", layout=True)
+        problem.display = bool(problem.plain)
+        self._show_cursor()
+
+    def _what(self) -> str:
+        count = formatting.plural(len(self.scores), "character")
+        what = {"written": "what it wrote", "pasted": "a pasted text"}.get(self.source, "")
+        if self.source == "validation":
+            what = "validation text"
+            if self._stretch is not None:
+                what += f" from {self._stretch.start:,} of {self._stretch.total:,}"
+        elif self.source == "written" and len(self._written) > LONGEST:
+            what += ", its end"
+        if self._dropped:
+            what += f", {self._dropped:,} unknown left out"
+        working = " …" if self.feed is not None and self.feed.busy else ""
+        return f"{what}, {count}{working}"
+
+    @on(HeatView.Moved)
+    def _show_cursor(self) -> None:
+        index = self.query_one(HeatView).cursor
+        facts, candidates = self.query_one("#character", Text), self.query_one("#candidates", Text)
+        totals = self.query_one("#totals", Text)
+        if index >= len(self.scores):
+            for text in (facts, candidates, totals):
+                text.show("")
+            return
+        score = self.scores[index]
+        facts.show(
+            Content.assemble(
+                (character_name(score.character), "bold"),
+                f"  {formatting.percent(math.exp(score.log_probability))}  ",
+                (f"{-score.log_probability / LN2:.2f} bits", "bold $accent"),
+            )
+        )
+        candidates.show(candidate_lines(score), layout=True)
+        whole = self._nats / LN2 / len(self.scores)
+        totals.show(
+            Content.assemble(
+                ("line   ", "$quiet"), f"{self._line_bits(index):.2f} bits/character\n",
+                ("whole  ", "$quiet"), (f"{whole:.2f} bits/character", "bold"),
+            ),
+            layout=True,
+        )  # fmt: skip
+
+    def _line_bits(self, index: int) -> float:
+        scores = self.scores
+        first = last = index
+        while first > 0 and scores[first - 1].character != "\n":
+            first -= 1
+        while last + 1 < len(scores) and scores[last].character != "\n":
+            last += 1
+        line = scores[first : last + 1]
+        return -sum(score.log_probability for score in line) / LN2 / len(line)
+
+    def action_next_peak(self, direction: int) -> None:
+        """Go to the next character that surprised as much as the legend's last tints."""
+        view = self.query_one(HeatView)
+        places = range(
+            view.cursor + direction, len(self.scores) if direction > 0 else -1, direction
+        )
+        for place in places:
+            if surprise_tint(-self.scores[place].log_probability / LN2) in SURPRISE_TINTS[-2:]:
+                view.go_to(place)
+                return
+        self.say("No other character surprised it much.")
+
+
+def _of_text(model: Any, text: str) -> Iterator[Any]:
+    """Yield how many characters had to be left out, then the score of each other one."""
+    from megatron_model.insight import surprise
+
+    known = drop_unknown(model.tokenizer, text)
+    yield len(text) - len(known)
+    yield from surprise(model.model, model.tokenizer, known[-LONGEST:], model.block_size)
+
+
+def _of_validation(model: Any, start: int) -> Iterator[Any]:
+    """Yield where the stretch is, then the score of each of its characters."""
+    from megatron_model.insight import surprise
+    from megatron_model.validation_text import validation_stretch
+
+    stretch = validation_stretch(model, start, STRETCH)
+    yield stretch
+    yield from surprise(model.model, model.tokenizer, stretch.text, model.block_size)
+
+
+def candidate_lines(score: CharacterScore) -> Content:
+    """Return the likeliest characters with their shares; the one that came is marked."""
+    lines = []
+    candidates = list(score.candidates)
+    if all(character != score.character for character, _ in candidates):
+        candidates.append((score.character, score.log_probability))
+    for character, log_probability in candidates:
+        share = math.exp(log_probability)
+        came = character == score.character
+        lines.append(
+            Content.assemble(
+                ("▸ " if came else "  ", "bold $accent"),
+                (f"{character_name(character):<10}", "bold" if came else ""),
+                f"{formatting.percent(share):>6} ",
+                (bar(share, 12), "$accent" if came else "$primary"),
+            )
+        )
+    return Content("\n").join(lines)
+
+
+def legend() -> Content:
+    """Return one cell of each tint with where it begins."""
+    pieces: list[Content | tuple[str, str] | str] = [(" surprise in bits  ", "$quiet")]
+    for border, following in zip((0.0, *SURPRISE_BITS), (*SURPRISE_BITS, None), strict=True):
+        label = f"{border:g}–{following:g}" if following is not None else f"{border:g} and more"
+        pieces.append((f" {label} ", LEGEND[len(pieces) - 1]))
+    return Content.assemble(*pieces)
+
+
+LEGEND = (
+    "$quiet",
+    "$foreground on $warning 12%",
+    "bold $foreground on $warning 32%",
+    "underline $foreground on $warning 60%",
+    "bold underline $foreground on $error 60%",
+    "bold underline $background on $error",
+)
+"""The tints of the widget, as the legend writes them."""

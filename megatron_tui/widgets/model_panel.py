@@ -1,0 +1,99 @@
+"""Which model writes, what it knows, how much of the text it still sees, and how fast it shows."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal
+from textual.content import Content
+
+from megatron_model.prompting import window_length
+from megatron_model.text import safe
+from megatron_tui.model_choice import LIVE, ModelChoice
+from megatron_tui.widgets.choice import Choice
+from megatron_tui.widgets.panel import Panel, Text
+from megatron_tui.written_text import WrittenText
+
+METER = 6
+PACES = ("full", "reading")
+
+
+class ModelPanel(Panel):
+    """A run, its weights, their vocabulary, the context window, the pace."""
+
+    EXPLANATION: ClassVar[str] = (
+        "Which weights write. Best has the lowest validation loss, latest is the newest "
+        "checkpoint; live copies the weights of the run in training between two of its steps. "
+        "The meter says how much of the text the model sees: a full window is cut to its last "
+        "half. The pace is full speed, or that of somebody who reads along."
+    )
+
+    DEFAULT_CSS = """
+    ModelPanel {
+        height: auto;
+        .row { height: 1; }
+        .row .name { width: 9; color: $quiet; }
+        .row Choice { width: 1fr; }
+        .row .fact { width: 1fr; height: 1; text-wrap: nowrap; text-overflow: ellipsis; }
+        #about-model { color: $quiet; height: auto; padding-left: 9; }
+    }
+    """
+
+    def __init__(self) -> None:
+        super().__init__("model", id="model")
+
+    def compose(self) -> ComposeResult:
+        """One row each."""
+        with Horizontal(classes="row"):
+            yield Text("run", classes="name")
+            yield Choice([], "", id="run")
+        with Horizontal(classes="row"):
+            yield Text("weights", classes="name")
+            yield Choice(["best", "latest"], "best", id="weights")
+        yield Text(id="about-model")
+        with Horizontal(classes="row"):
+            yield Text("knows", classes="name")
+            yield Text(id="vocabulary", classes="fact")
+        with Horizontal(classes="row"):
+            yield Text("sees", classes="name")
+            yield Text(id="context", classes="fact")
+        with Horizontal(classes="row"):
+            yield Text("pace", classes="name")
+            yield Choice(PACES, PACES[0], id="pace")
+
+    def show(
+        self, chosen: ModelChoice | None, model: Any, written: WrittenText | None, cost: str
+    ) -> None:
+        """Show what is chosen, what is loaded of it, and what it has before its eyes."""
+        about = chosen.about if chosen is not None else ""
+        if chosen is not None and chosen.name == LIVE and cost and model is not None:
+            about = f"step {model.step:,}; {cost}"
+        self.query_one("#about-model", Text).show(about, layout=True)
+        vocabulary, context = self.query_one("#vocabulary", Text), self.query_one("#context", Text)
+        if chosen is None or model is None:
+            vocabulary.show("")
+            context.show("")
+            return
+        vocabulary.show(vocabulary_line(model.tokenizer.vocabulary))
+        prompt, length = (len(written.prompt), written.length) if written else (0, 0)
+        seen = window_length(prompt, length, model.block_size)
+        context.show(meter(seen, model.block_size, cut=prompt + length > model.block_size))
+
+
+def vocabulary_line(vocabulary: str) -> Content:
+    """Return how many characters there are, and as many of them as fit."""
+    shown = "".join(character for character in vocabulary if not character.isspace())
+    return Content.assemble(
+        (f"{len(vocabulary):,} ", "bold"), (safe(shown, one_line=True), "$quiet")
+    )
+
+
+def meter(seen: int, block_size: int, *, cut: bool) -> Content:
+    """Return how full the context window is; `cut` says that the text is longer."""
+    full = round(METER * seen / block_size)
+    colour = "$accent" if cut else "$primary"
+    return Content.assemble(
+        ("━" * full, colour), ("╌" * (METER - full), "$line"),
+        f" {'last ' if cut else ''}{seen:,} of {block_size:,}",
+    )  # fmt: skip
