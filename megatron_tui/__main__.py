@@ -46,9 +46,9 @@ def _run(runs_dir: Path | None, target: str | None) -> int:
 
     from megatron_model.errors import RequestError
     from megatron_model.process import wait_without_spinning
-    from megatron_tui.app import make_app
     from megatron_tui.lifeline import Lifeline
     from megatron_tui.native_output import isolate_native_output
+    from megatron_tui.opening import make_app
     from megatron_tui.terminal import draws_braille
 
     wait_without_spinning()

@@ -13,19 +13,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual import on
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.events import Key, Resize
+from textual.events import Event, Key, Resize
 from textual.messages import TerminalSupportsSynchronizedOutput
 from textual.screen import Screen
 from textual.theme import Theme
 
 from megatron_model.errors import RequestError
-from megatron_model.run_folder import RunFolder, default_runs_dir
+from megatron_model.run_folder import RunFolder
 from megatron_model.text import safe
 from megatron_tui import messages, theme
 from megatron_tui.commands import screen_commands
 from megatron_tui.lifeline import Lifeline
 from megatron_tui.line import Line
-from megatron_tui.preferences import Preferences
 from megatron_tui.screens.dialogs import Leave, Leaving, Saving
 from megatron_tui.screens.too_small import TooSmall, fits
 from megatron_tui.screens.workbench_screen import WorkbenchScreen
@@ -198,6 +197,11 @@ class MegatronApp(App[None]):
         self.workbench.training.show(folder)
         self._run_changed()
         self.switch_mode("training")
+
+    async def on_event(self, event: Event) -> None:
+        """Let what is typed while the screens are taken down come to nothing."""
+        if self.screen_stack or not isinstance(event, Key):
+            await super().on_event(event)
 
     def delay_update(self, delay: float = 0.05) -> None:
         """Paint a screen that is changed to as soon as it is there, not after a fixed time."""
@@ -384,33 +388,3 @@ def make_screen(mode: str, workbench: Workbench, corpus: str) -> WorkbenchScreen
     from megatron_tui.screens.runs import RunsScreen
 
     return RunsScreen(workbench)
-
-
-def make_app(
-    runs_dir: Path | None = None, target: str | None = None, *, frames_first: bool = False
-) -> MegatronApp:
-    """Return the app for a session on `runs_dir`; `target` is a run to open or a corpus to choose.
-
-    Raises:
-        RequestError: `target` is neither.
-    """
-    import platformdirs
-
-    workbench = Workbench(runs_dir or default_runs_dir(), preferences=Preferences.of_user())
-    app = _app_for(workbench, target, frames_first=frames_first)
-    app.keys_path = platformdirs.user_config_path("megatron") / "keys.toml"
-    return app
-
-
-def _app_for(workbench: Workbench, target: str | None, *, frames_first: bool) -> MegatronApp:
-    run, corpus = None, ""
-    paths = (workbench.runs_dir / target, Path(target)) if target else ()
-    for path in paths:
-        if run is None and (path / "run.toml").is_file():
-            run = RunFolder.open(path)
-    if target and run is None:
-        from megatron_model.corpus import find_corpus
-
-        find_corpus(target)
-        corpus = target
-    return MegatronApp(workbench, run=run, corpus=corpus, frames_first=frames_first)

@@ -1,6 +1,6 @@
-"""What is laid over a finished drawing: reference lines, the cursor, and plain ASCII. Pure.
+"""What is laid over a finished drawing: reference lines, marks, the cursor, and plain ASCII. Pure.
 
-Layers only fill blanks; a curve is never covered.
+Lines only fill blanks; of a curve only the cell of a mark is covered.
 """
 
 from __future__ import annotations
@@ -30,6 +30,20 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """One point worth pointing at."""
+
+    x: float
+    y: float
+    colour: str
+    sign: str = "◆"
+
+
+DOTS_ACROSS, DOTS_DOWN = 2, 4
+"""Dots of a braille cell."""
+
+
+@dataclass(frozen=True)
 class Frame:
     """Where the curves are within a drawing of so many cells."""
 
@@ -41,12 +55,12 @@ class Frame:
 
     def column(self, x: float) -> int | None:
         """Return the cell of `x` counted from the drawing's left edge."""
-        place = _cell(x, self.x_limits, self.columns)
+        place = _cell(x, self.x_limits, self.columns, DOTS_ACROSS)
         return None if place is None else self.left + place
 
     def row(self, y: float) -> int | None:
         """Return the row of `y` counted from the top."""
-        place = _cell(y, self.y_limits, self.rows)
+        place = _cell(y, self.y_limits, self.rows, DOTS_DOWN)
         return None if place is None else self.rows - 1 - place
 
 
@@ -66,14 +80,15 @@ def add_layers(
     rows: list[list[Run]],
     frame: Frame,
     references: Sequence[Reference],
+    marks: Sequence[Mark],
     cursor: float | None,
     width: int,
 ) -> list[list[Run]]:
-    """Return the drawing with reference lines and the cursor in its blanks.
+    """Return the drawing with reference lines and the cursor in its blanks, and marks on top.
 
     A reference above or below the chart is named in its corner.
     """
-    if not references and cursor is None:
+    if not references and not marks and cursor is None:
         return rows
     cells = [_cells(row, width) for row in rows]
     above = [r.label for r in references if r.y > frame.y_limits[1]]
@@ -95,6 +110,10 @@ def add_layers(
         for row_index in range(frame.rows):
             if cells[row_index][column_][0] in (" ", _DASH):
                 cells[row_index][column_] = (_LINE, CURSOR)
+    for mark in marks:
+        row, at = frame.row(mark.y), frame.column(mark.x)
+        if row is not None and at is not None:
+            cells[row][at] = (mark.sign, mark.colour)
     return [_runs(line) for line in cells]
 
 
@@ -121,11 +140,12 @@ def add_run(runs: list[Run], text: str, colour: str) -> None:
     runs.append((text, colour))
 
 
-def _cell(value: float, limits: tuple[float, float], cells: int) -> int | None:
+def _cell(value: float, limits: tuple[float, float], cells: int, dots: int) -> int | None:
+    """Return the cell that a curve's dot of this value is in: plotext rounds to dots, not cells."""
     low, high = limits
     if not math.isfinite(value) or not low <= value <= high or high <= low:
         return None
-    return math.floor(0.5 + (cells - 1) * (value - low) / (high - low))
+    return math.floor(0.5 + (cells * dots - 1) * (value - low) / (high - low)) // dots
 
 
 def _cells(row: Sequence[Run], width: int) -> list[tuple[str, str]]:

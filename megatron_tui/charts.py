@@ -9,10 +9,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from megatron_tui.chart_layers import Reference, Run, add_layers, add_run, frame_of, to_ascii
+from megatron_tui.chart_layers import (
+    Mark,
+    Reference,
+    Run,
+    add_layers,
+    add_run,
+    frame_of,
+    to_ascii,
+)
 
 AXIS = "chart-axis"
 """The theme variable that axes and labels are drawn in."""
@@ -33,16 +41,6 @@ class Curve:
     colour: str
     sign: str = "*"
     """What draws it where there is no braille."""
-
-
-@dataclass(frozen=True)
-class Mark:
-    """One point worth pointing at."""
-
-    x: float
-    y: float
-    colour: str
-    sign: str = "◆"
 
 
 @dataclass(frozen=True)
@@ -94,12 +92,6 @@ class Painter:
                 signed = self._ascii or not (self._colours or curve.sign in "*.")
                 marker = curve.sign if signed else "braille"
                 figure.plot(xs, ys, marker=marker, color=len(palette) - 1)
-        for mark in plot.marks:
-            y = _scaled(mark.y, plot.log_y)
-            if x_limits[0] <= mark.x <= x_limits[1] and y_limits[0] <= y <= y_limits[1]:
-                palette.append(mark.colour)
-                sign = mark.sign if mark.sign.isascii() or not self._ascii else "X"
-                figure.scatter([mark.x], [y], marker=sign, color=len(palette) - 1)
         _set_axes(figure, plot, x_limits, y_limits, width, height)
         rows = _rows(figure.build(), palette, height)
         frame = frame_of(rows, x_limits, y_limits, width)
@@ -108,7 +100,8 @@ class Painter:
             for reference in plot.references
             if math.isfinite(y := _scaled(reference.y, plot.log_y))
         ]
-        rows = add_layers(rows, frame, references, plot.cursor, width)
+        marks = [replace(mark, y=_scaled(mark.y, plot.log_y)) for mark in plot.marks]
+        rows = add_layers(rows, frame, references, marks, plot.cursor, width)
         return to_ascii(rows) if self._ascii else rows
 
     def _fit(self, plot: Plot, x_limits: Limits, lines: list[list[Point]]) -> Limits:

@@ -10,9 +10,9 @@ from typing import Literal, TypeAlias
 
 from megatron_model.run_state import RunState, Series
 from megatron_tui import formatting
-from megatron_tui.chart_layers import Reference
+from megatron_tui.chart_layers import Mark, Reference
 from megatron_tui.chart_view import SMOOTHING, Axis, ChartView, Unit, in_unit
-from megatron_tui.charts import Curve, Mark, Plot, fit_limits
+from megatron_tui.charts import Curve, Plot, fit_limits
 
 _SETTLING_POINTS = 10
 """How slowly smoothing sets in: the steep beginning of a run is not dragged along."""

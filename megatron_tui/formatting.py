@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 MISSING = "–"
 """What stands where a number is not known yet."""
@@ -119,6 +120,12 @@ def shortened(text: str, width: int) -> str:
         return text
     tail = max(1, (width - 1) // 2)
     return f"{text[: width - 1 - tail]}…{text[-tail:]}"
+
+
+def homely(path: Path) -> str:
+    """Return a path as a shell prints it: with ``~`` for the user's own folder."""
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def _three_digits(scaled: float) -> str:

@@ -213,7 +213,8 @@ class RunsScreen(WorkbenchScreen):
                     Content.assemble(("corpus   ", "$quiet"), row.corpus),
                     Content.assemble(("model    ", "$quiet"), row.model),
                     Content.assemble(
-                        ("folder   ", "$quiet"), safe(str(row.folder.path), one_line=True)
+                        ("folder   ", "$quiet"),
+                        safe(formatting.homely(row.folder.path), one_line=True),
                     ),
                 ]
             )

@@ -88,7 +88,8 @@ class Wrapping:
     def _cut(self, chunk: str) -> int:
         """Return how many characters of a row and one more go into the row."""
         width = self._width
-        if cell_len(chunk) == len(chunk):
+        # Not by the sum: a wide character and one without a width add up to two narrow ones.
+        if chunk.isascii() or all(cell_len(character) == 1 for character in chunk):
             return len(chunk) if len(chunk) <= width else chunk.rfind(" ") + 1 or width
         cells = 0
         for index, character in enumerate(chunk):

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_model.run_state import RunState
+from megatron_tui.chart_layers import Mark
 from megatron_tui.chart_view import ChartView
 from megatron_tui.charts import (
     Curve,
-    Mark,
     Painter,
     Plot,
     buckets,
@@ -148,3 +148,17 @@ def test_the_loss_plot_shows_raw_smooth_validation_and_best() -> None:
 def test_an_empty_state_has_empty_plots() -> None:
     assert loss_plot(RunState(), ChartView()).empty
     assert all(metric_plot(RunState(), ChartView(), metric).empty for metric in METRICS)
+
+
+@pytest.mark.parametrize("y", [0.3, 1.1, 1.266, 2.5, 3.33, 4.9])
+def test_a_mark_is_in_the_cell_of_the_point_it_marks(y: float) -> None:
+    limits = {"x_limits": (0.0, 10.0), "y_limits": (0.0, 5.0)}
+    curve = Curve([4.0], [y], "chart-validation")
+    rows = Painter().draw(Plot((curve,), **limits), 60, 15)  # type: ignore[arg-type]
+    lone = ["".join(text for text, _ in row) for row in rows]
+    rows = Painter().draw(Plot((curve,), (Mark(4.0, y, "x"),), **limits), 60, 15)  # type: ignore[arg-type]
+    marked = ["".join(text for text, _ in row) for row in rows]
+    dots = [
+        (i, j) for i, row in enumerate(lone) for j, c in enumerate(row) if "\u2800" < c < "\u2900"
+    ]
+    assert dots == [(i, row.index("◆")) for i, row in enumerate(marked) if "◆" in row]

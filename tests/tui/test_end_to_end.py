@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from megatron_model.run_folder import RunFolder
-from megatron_tui.app import make_app
+from megatron_tui.opening import make_app
 from megatron_tui.screens.runs import RunsScreen
 from megatron_tui.screens.setup import SetupScreen
 from megatron_tui.widgets.settings_list import SettingsList

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from megatron_model.cli import main
@@ -30,6 +30,7 @@ PIECES = st.lists(st.text(alphabet="ab \n日é\u0301x", max_size=12), max_size=2
 # Rows
 
 
+@example(["日", "aaaa", "\u0301"], 5, False)
 @given(PIECES, st.integers(1, 12), st.booleans())
 def test_rows_of_a_growing_text_are_those_of_the_whole(
     pieces: list[str], width: int, breaks: bool

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from megatron_tui.app import MegatronApp
-from megatron_tui.app import make_app as make_real_app
 from megatron_tui.ascii_filter import as_ascii
 from megatron_tui.keymap import (
     Declared,
@@ -20,6 +19,7 @@ from megatron_tui.keymap import (
     read_user_keymap,
     shown,
 )
+from megatron_tui.opening import make_app as make_real_app
 from megatron_tui.preferences import Preferences
 from megatron_tui.screens.first_frame import FirstFrame
 from megatron_tui.screens.help import HelpScreen

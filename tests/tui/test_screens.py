@@ -12,7 +12,7 @@ from megatron_model.device import DeviceInfo
 from megatron_model.errors import RequestError
 from megatron_model.run_folder import RunFolder
 from megatron_tui.app import MegatronApp
-from megatron_tui.app import make_app as make_real_app
+from megatron_tui.opening import make_app as make_real_app
 from megatron_tui.screens.dialogs import Confirm, Leave, Saving
 from megatron_tui.screens.generation import GenerationScreen
 from megatron_tui.screens.help import HelpScreen

@@ -470,7 +470,7 @@ async def test_must_alert_spike_and_n_goes_there(runs_dir: Path) -> None:
     async with live(runs_dir, events) as (shown, trainer):
         trainer.release(len(events))
         await until(lambda: "jumped from 2.0" in shown.alert and "1 of 2" in shown.alert)
-        assert "Alert" in shown.key_bar
+        await until(lambda: "Alert" in shown.key_bar)
         await shown.press("n")
         assert shown.screen.view.cursor == 310
         await shown.press("n")
