@@ -28,8 +28,7 @@ class ModelConfig(Settings, frozen=True, kw_only=True):
     architecture: Annotated[
         Literal["classic", "modern"],
         setting(
-            "classic: learned positions, LayerNorm, GELU. "
-            "modern: rotary positions, QK-norm, squared ReLU."
+            "classic: learned positions, LayerNorm, GELU. modern: ALiBi, QK-norm, squared ReLU."
         ),
     ] = "classic"
     block_size: Annotated[

@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -78,7 +79,8 @@ class Watch(threading.Thread):
         self._heard: list[tuple[bytes, float]] = [(b"", time.monotonic())] * size
         self._people: list[dict[str, Any]] = []
         self._since: float | None = None
-        me = {"host": socket.gethostname(), "pid": os.getpid()}
+        self._place = _place()
+        me = {"host": socket.gethostname(), "pid": os.getpid(), "place": self._place}
         for key, value in {f"who/{rank}": json.dumps(me), f"pulse/{rank}": "0"}.items():
             self._stores[False].set(key, value)
         self._stores[False].set("found", "")
@@ -93,6 +95,8 @@ class Watch(threading.Thread):
     def end(self) -> None:
         """From now on the others may end as they like."""
         self._over.set()
+        if self.is_alive():
+            self.join(2 * STORE_SECONDS)
 
     def leave_note(self, text: str) -> None:
         """Tell the others why this rank ends; they say it for us. An empty text: it is said."""
@@ -202,7 +206,7 @@ class Watch(threading.Thread):
         )
 
     def _is_here(self, rank: int) -> bool:
-        return bool(self._people) and self._people[rank]["host"] == socket.gethostname()
+        return bool(self._people) and self._people[rank]["place"] == self._place
 
     def _is_dead(self, rank: int) -> bool:
         """Whether a rank on this machine has no process any more."""
@@ -221,6 +225,18 @@ class Watch(threading.Thread):
         if hung and self._is_here(finding.rank) and self._rank == self._first_left(finding):
             with contextlib.suppress(OSError):
                 os.kill(self._people[finding.rank]["pid"], signal.SIGKILL)
+
+
+def _place() -> str:
+    """Return what tells where a process number means the same process as here.
+
+    A name alone does not: machines are called alike, and a container has numbers of its own.
+    """
+    found = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        found += [Path("/proc/sys/kernel/random/boot_id").read_text().strip()]
+        found += [os.readlink("/proc/self/ns/pid")]
+    return " ".join(found)
 
 
 @contextlib.contextmanager

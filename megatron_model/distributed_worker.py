@@ -45,21 +45,24 @@ Plan = Callable[[argparse.Namespace], tuple[RunFolder, RunConfig | None]]
 _logger = logging.getLogger(__name__)
 
 
-def train(options: argparse.Namespace, plan: Plan) -> int:
+def train(options: argparse.Namespace, plan: Plan) -> NoReturn:
     """Be one of the processes that train; `plan` is asked in rank 0 alone."""
     team = Team()
     status = 1
     try:
         status = _lead(team, options, plan) if team.leads else _follow(team)
-    finally:
-        if status:
-            # The others wait for what will not come; an orderly end would wait for them.
-            team.watch.leave_note("")
-            _leave(status)
-    return status
+    except KeyboardInterrupt:
+        status = 130
+    except Exception:
+        _logger.exception("rank %s ended by an unexpected error", team.rank)
+    if status:
+        # The others wait for what will not come.
+        team.watch.leave_note("")
+    _leave(status)
 
 
 def _leave(status: int) -> NoReturn:
+    """End at once: the threads of torch that are left may break an orderly end, or wait in it."""
     logging.shutdown()
     with contextlib.suppress(OSError):
         sys.stdout.flush()

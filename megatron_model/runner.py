@@ -72,6 +72,12 @@ def run_training(
         RequestError: before `RunStarted`, when what was asked cannot be done. The folder of a run
             that never began is removed.
     """
+    devices = (config or folder.config).training.devices
+    if team is None and devices > 1:
+        raise RequestError(
+            f'The run "{folder.name}" trains in {devices} processes: start it with megatron-model '
+            f"train --resume {folder.name}, or set training.devices 1."
+        )
     if take_over:
         yield from _take_over(folder, control, config or folder.config)
     with folder.lock():

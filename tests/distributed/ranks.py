@@ -11,12 +11,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from megatron_model.run_folder import RunFolder
-from tests.survival.processes import wait_for
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.distributed.preload"])
@@ -29,15 +28,9 @@ class Ranks:
     """Some processes that train together."""
 
     processes: list[BaseProcess]
-    results: dict[int, Any] = field(default_factory=dict)
-    _pipes: list[Any] = field(default_factory=list)
 
     def wait(self) -> list[int]:
         """Wait for the end of all; returns their exit statuses, negative for a signal."""
-        for rank, pipe in enumerate(self._pipes):
-            with contextlib.suppress(EOFError, OSError):
-                if pipe.poll(PATIENCE):
-                    self.results[rank] = pipe.recv()
         for process in self.processes:
             process.join(PATIENCE)
         codes = [process.exitcode for process in self.processes]
@@ -54,7 +47,7 @@ class Ranks:
 @contextlib.contextmanager
 def start_ranks(size: int, target: Callable[..., Any], *arguments: Any) -> Iterator[Ranks]:
     """Have `size` processes call `target(*arguments)`; none outlives the block."""
-    from torch.distributed import TCPStore
+    from torch._C._distributed_c10d import TCPStore
 
     # As torchrun does, this process keeps the store.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -67,17 +60,14 @@ def start_ranks(size: int, target: Callable[..., Any], *arguments: Any) -> Itera
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         **{k: v for k, v in os.environ.items() if k.startswith(("XDG_", "MEGATRON_", "HOME"))},
     }
-    processes, pipes = [], []
+    processes: list[BaseProcess] = []
     for rank in range(size):
-        here, there = _context.Pipe(duplex=False)
         own = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        process = _context.Process(target=_call, args=(there, own, target, arguments))
+        process: BaseProcess = _context.Process(target=_call, args=(own, target, arguments))
         process.start()
-        there.close()
         processes.append(process)
-        pipes.append(here)
     try:
-        yield Ranks(processes, _pipes=pipes)
+        yield Ranks(processes)
     finally:
         for process in processes:
             if process.is_alive():
@@ -85,12 +75,11 @@ def start_ranks(size: int, target: Callable[..., Any], *arguments: Any) -> Itera
             process.join()
 
 
-def _call(pipe: Any, env: dict[str, str], target: Callable[..., Any], arguments: Any) -> None:
+def _call(env: dict[str, str], target: Callable[..., Any], arguments: Any) -> None:
     os.environ.update(env)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    pipe.send(target(*arguments))
-    pipe.close()
+    target(*arguments)
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -106,8 +95,3 @@ def train_together(folder: RunFolder, size: int, *arguments: str) -> list[int]:
     """Train the run to its end with so many processes; returns their exit statuses."""
     with start_ranks(size, train, ["--resume", str(folder.path), *arguments]) as ranks:
         return ranks.wait()
-
-
-def wait_for_step(folder: RunFolder, step: int) -> None:
-    """Wait until the log tells of this step."""
-    wait_for(lambda: folder.state().step >= step, f"step {step} of {folder.name}", PATIENCE)

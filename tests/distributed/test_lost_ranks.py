@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from megatron_model import run_lock
+from megatron_model.command_folder import CommandFolder
 from megatron_model.events import RunFailed, RunFinished, RunStarted
-from megatron_model.run_folder import RunFolder
+from megatron_model.run_folder import LOCK_FILE, RunFolder
 from tests.distributed.ranks import start_ranks, train
 from tests.survival.processes import make_run, wait_for, wait_for_reports
 
@@ -34,7 +37,7 @@ def failure_of(folder: RunFolder) -> str:
 def test_a_lost_rank_ends_the_run_with_its_name(
     runs_dir: Path, corpus: Path, lost: int, number: int, words: str
 ) -> None:
-    folder = make_run(runs_dir, corpus, training__rank_timeout=3.0, training__checkpoint_every=20)
+    folder = make_run(runs_dir, corpus, training__rank_timeout=2.0, training__checkpoint_every=20)
     with start_ranks(2, train, ["--resume", str(folder.path)]) as ranks:
         wait_for_reports(folder, 2)
         pid = ranks.processes[lost].pid
@@ -50,8 +53,6 @@ def test_a_lost_rank_ends_the_run_with_its_name(
 
 
 def test_a_rank_lost_in_a_pause_ends_the_run(runs_dir: Path, corpus: Path) -> None:
-    from megatron_model.command_folder import CommandFolder
-
     folder = make_run(runs_dir, corpus)
     with start_ranks(2, train, ["--resume", str(folder.path)]) as ranks:
         wait_for_reports(folder)
@@ -89,8 +90,6 @@ def test_the_error_of_a_rank_is_told(runs_dir: Path, corpus: Path) -> None:
 
 
 def test_torchrun_starts_again_from_the_last_checkpoint(runs_dir: Path, corpus: Path) -> None:
-    import subprocess
-
     folder = make_run(runs_dir, corpus, training__steps=400, training__checkpoint_every=20)
     command = [sys.executable, "-m", "megatron_model", "train", "--resume", str(folder.path)]
     with subprocess.Popen(
@@ -103,9 +102,6 @@ def test_torchrun_starts_again_from_the_last_checkpoint(runs_dir: Path, corpus: 
             wait_for(lambda: folder.latest_checkpoint() is not None, "a checkpoint")
             started = next(e for e in folder.read_events()[0] if isinstance(e, RunStarted))
             assert started.devices == 2
-            from megatron_model import run_lock
-            from megatron_model.run_folder import LOCK_FILE
-
             holder = run_lock.holder(folder.path / LOCK_FILE)
             assert holder is not None
             os.kill(holder.pid, signal.SIGKILL)
@@ -125,3 +121,35 @@ def test_torchrun_starts_again_from_the_last_checkpoint(runs_dir: Path, corpus: 
     # What torchrun says of it is not for people, but not lost either.
     assert "Traceback" not in said
     assert "resumed at step" in said
+
+
+def test_a_signal_to_the_launcher_saves_and_stops_all(runs_dir: Path, corpus: Path) -> None:
+    folder = make_run(runs_dir, corpus)
+    command = [sys.executable, "-m", "megatron_model", "train", "--resume", str(folder.path)]
+    with subprocess.Popen(
+        [*command, "--devices", "2", "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as launcher:
+        try:
+            wait_for_reports(folder)
+            launcher.send_signal(signal.SIGTERM)
+            said, _ = launcher.communicate(timeout=60)
+        finally:
+            launcher.terminate()
+    assert launcher.returncode == 128 + signal.SIGTERM
+    assert said.endswith(folder.events_path.read_bytes())
+    finished = folder.read_events()[0][-1]
+    assert isinstance(finished, RunFinished)
+    latest = folder.latest_checkpoint()
+    assert latest is not None
+    assert latest.step == finished.step
+
+
+def test_a_request_refused_by_the_ranks_is_refused_by_the_launcher(
+    runs_dir: Path, corpus: Path
+) -> None:
+    folder = make_run(runs_dir, corpus, training__batch_size=1)
+    command = [sys.executable, "-m", "megatron_model", "train", "--resume", str(folder.path)]
+    done = subprocess.run([*command, "--devices", "2"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "each needs a sequence of its own" in done.stderr

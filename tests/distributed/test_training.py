@@ -9,6 +9,7 @@ import pytest
 from megatron_model.command_folder import CommandFolder
 from megatron_model.config import RunConfig, with_settings
 from megatron_model.control import Change
+from megatron_model.errors import RequestError
 from megatron_model.events import (
     Event,
     RanksMeasured,
@@ -43,10 +44,9 @@ def events_of(folder: RunFolder) -> list[Event]:
     [
         (2, "none", {"training__batch_size": 5, "training__token_dropout": 0.2}),
         (2, "full", {"training__gradient_clip": 0.5}),
-        (4, "none", {"model__architecture": "classic"}),
-        (2, "full", {"model__architecture": "classic"}),
+        (4, "full", {"model__architecture": "classic"}),
     ],
-    ids=["two", "two-divided", "four-classic", "two-classic-divided"],
+    ids=["two", "two-divided", "four-classic-divided"],
 )
 def test_the_losses_are_those_of_one_process(
     runs_dir: Path, config: RunConfig, size: int, sharding: str, changes: dict[str, object]
@@ -99,10 +99,10 @@ def test_a_checkpoint_goes_on_with_any_number_of_processes(
     unbroken = run_of(runs_dir, "unbroken", config)
     expected = history(train_alone(unbroken))
     folder = run_of(runs_dir, "changing", config, training__steps=5, training__sharding="full")
-    assert train_together(folder, 4) == [0] * 4
+    assert train_together(folder, 2) == [0, 0]
     more = ["--set", "training.sharding=none", "--set", "training.steps=11"]
-    assert train_together(folder, 2, *more) == [0, 0]
-    assert folder.config.training.devices == 2
+    assert train_together(folder, 3, *more) == [0] * 3
+    assert folder.config.training.devices == 3
     with_one = with_settings(folder.config, {"training.steps": 18, "training.devices": 1})
     folder.write_config(with_one, fingerprint=folder.corpus_fingerprint)
     train_alone(folder)
@@ -141,6 +141,13 @@ def test_commands_are_obeyed_by_all_at_the_same_step(runs_dir: Path, corpus: Pat
     assert all(0 < rank.used < rank.total for rank in measured.ranks)
     assert measured.slowest in measured.ranks
     assert folder.state().ranks is not None
+
+
+def test_one_process_does_not_stand_in_for_several(runs_dir: Path, config: RunConfig) -> None:
+    folder = run_of(runs_dir, "alone", config, training__devices=2)
+    with pytest.raises(RequestError, match="trains in 2 processes"):
+        train_alone(folder)
+    assert not folder.events_path.exists()
 
 
 def test_what_cannot_be_divided_is_refused_in_one_line(runs_dir: Path, config: RunConfig) -> None:
