@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 FOLDER = Path(__file__).parent.parent / "docs"
 SIZES = ((120, 40), (80, 24))
 
@@ -38,29 +40,50 @@ async def shoot(pilot: Any, name: str) -> None:
     await asyncio.sleep(0.3)
 
 
-async def tour(runs_dir: Path, seconds: float) -> None:
+async def tour(seconds: float) -> None:
     """Go through the screens as a person would."""
-    from megatron_tui.app import make_app
+    from megatron_tui.opening import make_app
+    from megatron_tui.screens.duel import DuelScreen
+    from megatron_tui.screens.pick import Pick
+    from megatron_tui.screens.setup import SetupScreen
+    from megatron_tui.screens.surprise import SurpriseScreen
 
-    app = make_app(runs_dir)
+    def fought(screen: DuelScreen) -> bool:
+        return screen.feed is not None and not screen.feed.busy and screen.diverged_at is not None
+
+    app = make_app()
     async with app.run_test(size=SIZES[0]) as pilot:
         bench = app.workbench
         await until(lambda: bench.engine.state == "ready", 60)
         await asyncio.sleep(3)
         await shoot(pilot, "setup")
+        setup = app.screen
+        assert isinstance(setup, SetupScreen)
+        changes = {"max_seconds": seconds, "evaluate_every": 50, "checkpoint_every": 100}
+        setup.plan.change(setup.draft.with_values({f"training.{k}": v for k, v in changes.items()}))
         await pilot.press("ctrl+r")
         await until(lambda: bench.training.training is not None, 30)
         run = bench.training.training
         assert run is not None
-        await until(lambda: run.state.progress > 0.7, 20 * seconds)
+        await until(lambda: run.state.progress > 0.7, 4 * seconds)
         await pilot.press("f3")
         await shoot(pilot, "training")
-        await until(lambda: bench.training.training is None, 20 * seconds)
+        await until(lambda: bench.training.training is None, 4 * seconds)
         await pilot.press("f4")
         await until(lambda: bench.generation.status.phase == "ready", 60)
         await pilot.press(*"The ", "enter")
         await until(lambda: bench.generation.status.phase == "done", 120)
         await shoot(pilot, "generation")
+        await pilot.press("escape", "H")
+        await until(lambda: isinstance(app.screen, SurpriseScreen) and bool(app.screen.scores), 60)
+        await pilot.press(*["l"] * 30)
+        await shoot(pilot, "surprise")
+        await pilot.press("escape", "D")
+        await until(lambda: isinstance(app.screen, Pick), 10)
+        await pilot.press("end", "enter")
+        await until(lambda: isinstance(app.screen, DuelScreen) and fought(app.screen), 120)
+        await shoot(pilot, "duel")
+        await pilot.press("escape")
         await pilot.press("f5")
         await asyncio.sleep(1)
         await shoot(pilot, "runs")
@@ -69,12 +92,18 @@ async def tour(runs_dir: Path, seconds: float) -> None:
 def main() -> None:
     """Make every picture anew."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=150, help="about how long the run takes")
+    parser.add_argument("--seconds", type=float, default=100, help="about how long the run takes")
     options = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
     os.environ["TEXTUAL_ANIMATIONS"] = "none"
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(tour(Path(folder), options.seconds))
+        os.environ.pop("MEGATRON_RUNS_DIR", None)
+        # The pictures are nobody's own; what is compiled stays where it is.
+        os.environ["XDG_CACHE_HOME"] = str(platformdirs.user_cache_path())
+        os.environ["HOME"] = folder
+        for kind in ("CONFIG", "DATA", "STATE"):
+            os.environ.pop(f"XDG_{kind}_HOME", None)
+        asyncio.run(tour(options.seconds))
     print(f"pictures in {FOLDER.name}/")
 
 
