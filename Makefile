@@ -11,7 +11,7 @@ run: $(STAMP)
 	$(BIN)/megatron-tui
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 check: $(STAMP) lint types test
 

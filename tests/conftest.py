@@ -18,6 +18,11 @@ from megatron_model.run_folder import RunFolder
 from tests.model.helpers import TEXT, tiny_config, train
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores: tests of real processes mostly wait for them."""
+    return min(8, (os.cpu_count() or 1) + 1)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Point every folder of the user at a temporary one."""

@@ -24,14 +24,6 @@ SMALL = DeviceInfo("cpu", "2 CPU cores", "RAM", 1 << 30, 60 << 20, False, 1.5e11
 Compare = Callable[..., bool]
 
 
-@pytest.fixture(autouse=True)
-def _same_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "megatron_tui.setup_plan.SetupPlan.look_at_disk",
-        lambda plan: setattr(plan, "disk_free", 50 << 30),
-    )
-
-
 @pytest.fixture
 def app(tale: str) -> MegatronApp:
     copy_recorded(Path("runs"))
