@@ -255,7 +255,7 @@ async def test_must_zoom_pan_and_a_cursor_that_reads_values(runs_dir: Path) -> N
         await shown.press("0")
         assert shown.loss.plot.x_limits == (0.0, 437.0)
         assert shown.screen.view.cursor is None
-        await shown.press("l", *["h"] * 200)
+        await shown.press("l", *["h"] * 100)
         assert shown.screen.view.cursor == 20
         await shown.press("escape")
         assert shown.screen.view.cursor is None
