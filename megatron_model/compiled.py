@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from megatron_model import evaluation, modern, muon
 from megatron_model.architectures import build_model
 from megatron_model.config import ModelConfig, RunConfig, config_from_builtins
+from megatron_model.library_call import LibraryCall
 
 Flat = Callable[..., list[Tensor]]
 """A function of a flat list of tensors: what can be traced."""
@@ -113,13 +114,7 @@ class Library:
 
     def load(self) -> Callable[[Sequence[Tensor]], list[Tensor]]:
         """Return the compiled function of a flat list of contiguous tensors."""
-        runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(self.path), 1)
-
-        def run(arguments: Sequence[Tensor]) -> list[Tensor]:
-            result: list[Tensor] = runner.run([value.contiguous() for value in arguments])
-            return result
-
-        return run
+        return LibraryCall(self.path)
 
 
 def compile_all(libraries: Sequence[Library]) -> Iterator[float]:
