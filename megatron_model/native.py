@@ -30,7 +30,8 @@ SOURCE = Path(__file__).with_name("decode.c")
 _FLAGS = ["-O3", "-march=native", "-shared", "-fPIC"]
 _FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
 THREADED_FROM_BYTES = 16 << 20
-"""Weights from which a step is divided among threads: below, they cost more than they bring."""
+"""Weights, times the positions read at once, from which a step is divided among threads: below,
+they cost more than they bring."""
 
 ROWS_AT_ONCE = 256
 """Positions of all streams together that are read at once: they stay close to the processor."""
@@ -70,9 +71,9 @@ class NativeStep:
         count, streams, heads, depth, block = cache.keys.shape
         width = heads * depth
         numbers |= {"layers": count, "width": width, "heads": heads, "block": block}
-        weight_bytes = sum(4 * value.numel() for value in model.parameters())
-        threads = torch.get_num_threads() if weight_bytes >= THREADED_FROM_BYTES else 1
-        numbers |= {"streams": streams, "threads": threads}
+        self._weight_bytes = sum(4 * value.numel() for value in model.parameters())
+        self._threads = torch.get_num_threads()
+        numbers |= {"streams": streams, "threads": self._threads}
         sizes = {"x": width, "h": width, "qkv": 3 * width, "mixed": width}
         sizes |= {"wide_h": numbers["ff"], "scores": heads * block}
         self._at_once = min(block, max(1, ROWS_AT_ONCE // streams))
@@ -103,6 +104,8 @@ class NativeStep:
         whole = tokens.size(1) <= self._at_once
         for part in [tokens] if whole else torch.split(tokens, self._at_once, dim=1):
             part = part.contiguous()
+            work = self._weight_bytes * part.numel()
+            self._model.threads = self._threads if work >= THREADED_FROM_BYTES else 1
             self._function(
                 self._reference,
                 part.data_ptr(),
