@@ -15,15 +15,17 @@ import contextlib
 import itertools
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks import peers
+from benchmarks import peers, writing_screen
 from benchmarks.report import print_table, write_json
 from megatron_model import native
 from megatron_model.architectures import build_model
@@ -243,7 +245,11 @@ def main() -> None:
         + ["1 in window", "GB/s", "weights read / bandwidth"],
         limits,
     )
-    write_json("generate", {"threads": options.threads, "compiled": compiled, "sizes": found})
+    with tempfile.TemporaryDirectory() as folder:
+        cost = writing_screen.measure(Path(folder))
+    writing_screen.report(cost)
+    result = {"threads": options.threads, "compiled": compiled, "sizes": found}
+    write_json("generate", {**result, "screen": cost._asdict()})
 
 
 if __name__ == "__main__":

@@ -24,11 +24,11 @@ from megatron_tui.model_choice import (
     list_writing_runs,
     model_choices,
 )
+from megatron_tui.open_run import OpenRun
 from megatron_tui.prompt_history import PromptHistory
 from megatron_tui.sampling_draft import FIELDS, SamplingDraft
 from megatron_tui.screens.generation_actions import GenerationActions
 from megatron_tui.screens.generation_keys import GENERATION_KEYS
-from megatron_tui.training_service import OpenRun
 from megatron_tui.unknown_line import POLICIES, unknown_line
 from megatron_tui.widgets.choice import Choice
 from megatron_tui.widgets.model_panel import ModelPanel
@@ -40,7 +40,9 @@ from megatron_tui.widgets.stream_view import StreamView
 from megatron_tui.workbench import Workbench
 from megatron_tui.written_text import WrittenText
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.15
+"""Between looks at what was written: a full panel that scrolls is painted anew each time."""
+
 FIRST_SECONDS = 0.01
 """How soon the first character is looked for."""
 FIRST_LOOKS = 60
