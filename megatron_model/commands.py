@@ -21,8 +21,9 @@ from megatron_model.command_folder import CommandFolder
 from megatron_model.config import RunConfig, SamplingConfig, config_from_toml, with_settings
 from megatron_model.corpus import find_corpus
 from megatron_model.device import DeviceInfo
-from megatron_model.distributed_cost import lines_of, parse_amount, per_device
+from megatron_model.distributed_cost import lines_of, parse_amount
 from megatron_model.distributed_launch import launch, processes_here, started_by_torchrun
+from megatron_model.distributed_preflight import costs_of_each
 from megatron_model.errors import RequestError
 from megatron_model.headless import follow, say
 from megatron_model.presets import fitted, get_preset
@@ -262,17 +263,7 @@ def preflight(options: argparse.Namespace) -> int:
         device=about,
     )
     count, vocabulary = config.training.devices, len(prepared.vocabulary)
-    costs = [
-        per_device(
-            config,
-            vocabulary,
-            devices=count,
-            sharding=sharding,
-            device=about,
-            bandwidth=bandwidth,
-        )
-        for sharding in (("none", "full") if count > 1 else ())
-    ]
+    costs = costs_of_each(config, vocabulary, about, bandwidth) if count > 1 else []
     if options.json:
         print(json.dumps({**msgspec.to_builtins(result), "devices": msgspec.to_builtins(costs)}))
         return 0

@@ -225,13 +225,14 @@ class MemoryMeter:
     def _ram(self, step: int) -> DeviceSampled:
         import psutil
 
+        used = psutil.Process().memory_info().rss
         usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return DeviceSampled(
             step=step,
             kind="ram",
             name="this process",
-            used=psutil.Process().memory_info().rss,
-            # Linux counts in KiB, macOS in bytes.
-            peak=usage if sys.platform == "darwin" else usage * 1024,
+            used=used,
+            # Linux counts in KiB, macOS in bytes; the kernel's own count of the peak lags behind.
+            peak=max(used, usage if sys.platform == "darwin" else usage * 1024),
             total=psutil.virtual_memory().total,
         )

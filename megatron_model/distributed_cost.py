@@ -28,6 +28,9 @@ from megatron_model.preflight import (
     preflight,
 )
 
+BANDWIDTH = 25e9
+"""Bytes a second that each device is taken to send where nothing is said."""
+
 UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
 BINARY = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
 
@@ -106,6 +109,19 @@ def per_device(
         compute_seconds=compute,
         traffic_seconds=sending,
         speedup=speedup,
+    )
+
+
+def one_of(device: DeviceInfo, devices: int) -> DeviceInfo:
+    """Return what one of so many processes has of a machine with this device.
+
+    A card is its own; the memory and the cores of the machine are divided.
+    """
+    if device.kind != "cpu":
+        return device
+    rate = device.matrix_rate and device.matrix_rate / devices
+    return msgspec.structs.replace(
+        device, memory_free=device.memory_free // devices, matrix_rate=rate
     )
 
 

@@ -56,6 +56,8 @@ def command_of(
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     # This machine's own address: its name may lead elsewhere, or nowhere.
     torchrun += ["--local-addr=127.0.0.1", f"--nproc-per-node={devices}"]
+    # What the ranks print is read here; a folder for it would be left behind each time.
+    torchrun += [f"--log-dir={os.devnull}"]
     torchrun += [f"--max-restarts={max_restarts}", "-m", "megatron_model"]
     return [*torchrun, "train", "--resume", str(folder.path.resolve()), *arguments]
 

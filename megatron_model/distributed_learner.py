@@ -24,7 +24,7 @@ from megatron_model.config import RunConfig, config_from_builtins
 from megatron_model.dataset import TokenArray
 from megatron_model.device import MemoryMeter, describe_device
 from megatron_model.distributed import Kind, Order, Team, host
-from megatron_model.distributed_timer import WorkTimer
+from megatron_model.distributed_timer import CoreMeter, WorkTimer
 from megatron_model.distributed_watch import blaming
 from megatron_model.evaluation import piece_loss, pieces
 from megatron_model.events import Event, Noticed, PhaseChanged, RankMeasured, WorkProgress
@@ -57,7 +57,7 @@ class RankedLearner(Learner):
         self.timer = WorkTimer(self.device_of(config))
         super().__init__(config, vocab_size, train, validation)
         self._parallel: nn.Module | None = None
-        self._meter = MemoryMeter(self.device)
+        self._meter, self._cores = MemoryMeter(self.device), CoreMeter()
         self._pieces = list(pieces(len(validation) - 1, config.model.block_size))
         self._losses = torch.zeros(0)
         self._places = team.texts(f"{host()}\n{describe_device(str(self.device)).name}")
@@ -310,6 +310,8 @@ class RankedLearner(Learner):
         own = [math.nan] * 5
         if sample is not None:
             share = math.nan if sample.utilization is None else sample.utilization
+            if self.device.type == "cpu":
+                share = self._cores.share()
             own = [sample.used, sample.peak, sample.total, share, seconds]
         return [self._measured(rank, row) for rank, row in enumerate(self.team.gather(own))]
 

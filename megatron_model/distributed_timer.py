@@ -1,4 +1,4 @@
-"""How much of its own time a rank needs for a step, which tells the slowest one from the others."""
+"""How much of its own time a rank needs for a step, and how busy it keeps its cores meanwhile."""
 
 from __future__ import annotations
 
@@ -49,3 +49,17 @@ class WorkTimer:
         mean = self._seconds / self._steps if self._steps else math.nan
         self._seconds, self._steps = 0.0, 0
         return mean
+
+
+class CoreMeter:
+    """How much of its cores this process used since it was asked last."""
+
+    def __init__(self) -> None:
+        self._wall, self._used = time.perf_counter(), time.process_time()
+
+    def share(self) -> float:
+        """Return a share of one, of as many cores as torch has threads."""
+        wall, used = time.perf_counter(), time.process_time()
+        passed, worked = wall - self._wall, used - self._used
+        self._wall, self._used = wall, used
+        return min(1.0, worked / (passed * torch.get_num_threads())) if passed else 0.0

@@ -22,7 +22,7 @@ from megatron_model.corpus import find_corpus
 from megatron_model.dataset import TokenArray
 from megatron_model.device import available_cores, describe_device
 from megatron_model.distributed import Kind, Order, Team
-from megatron_model.distributed_cost import check_divisible, per_device
+from megatron_model.distributed_cost import check_divisible, one_of, per_device
 from megatron_model.distributed_launch import say_status
 from megatron_model.distributed_learner import RankedLearner
 from megatron_model.distributed_watch import Finding, RankLostError
@@ -228,6 +228,6 @@ def divides(config: RunConfig, vocab_size: int, team: Team) -> bool:
     """Whether the model is divided among the ranks: as asked, or where it does not fit one."""
     if config.training.sharding != "auto":
         return config.training.sharding == "full"
-    device = describe_device(str(team.device(config)))
+    device = one_of(describe_device(str(team.device(config))), team.local_size)
     cost = per_device(config, vocab_size, devices=team.size, sharding="none", device=device)
     return not cost.fits

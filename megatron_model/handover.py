@@ -44,7 +44,8 @@ def start_successor(folder: RunFolder) -> subprocess.Popen[bytes]:
             os.close(log)
     except OSError as error:
         raise RequestError(
-            f"Cannot hand {safe(folder.name, one_line=True)} over: {error.strerror or error}."
+            f"Cannot start a process for {safe(folder.name, one_line=True)}: "
+            f"{error.strerror or error}."
         ) from None
 
 

@@ -19,13 +19,11 @@ from megatron_model.dataset import Batches, TokenArray
 from megatron_model.device import available_cores, choose_device, choose_precision, describe_device
 from megatron_model.evaluation import eager_loss, evaluate_steps
 from megatron_model.events import Event, Noticed, PhaseChanged, RankMeasured, WorkProgress
+from megatron_model.measurement import COMPILE_FROM_SECONDS
 from megatron_model.muon import MuonOptimizer
 from megatron_model.optimizer import Optimizer, build_optimizer
 from megatron_model.preflight import Preflight, preflight
 from megatron_model.steps import Step, eager_step, library_step
-
-COMPILE_FROM_SECONDS = 100.0
-"""Estimated length of a run on a CPU from which compiling its step is earned back."""
 
 COMPILE_FROM_STEPS = 500
 """Steps of a run on an accelerator from which compiling its model is earned back."""

@@ -28,6 +28,10 @@ COSTLY = (
 """Settings that a step's cost depends on; a change of another leaves a measurement standing."""
 
 
+COMPILE_FROM_SECONDS = 100.0
+"""Estimated length of a run on a CPU from which compiling its step is earned back."""
+
+
 class Measurement(Struct, frozen=True, kw_only=True):
     """Steps that were taken: seconds each, and bytes that training added to the process."""
 

@@ -25,9 +25,12 @@ from megatron_tui import messages, theme
 from megatron_tui.commands import screen_commands
 from megatron_tui.lifeline import Lifeline
 from megatron_tui.line import Line
+from megatron_tui.modes import make_screen
+from megatron_tui.open_run import OpenRun
 from megatron_tui.screens.dialogs import Leave, Leaving, Saving
 from megatron_tui.screens.too_small import TooSmall, fits
 from megatron_tui.screens.workbench_screen import WorkbenchScreen
+from megatron_tui.stylesheet import RememberingStylesheet
 from megatron_tui.widgets.header import MODES as TITLES
 from megatron_tui.workbench import Workbench
 
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.25
 SWITCH_SECONDS = 0.001
+FIRST_RESIZES = 2
+"""How often the size is said when the app begins, by Textual and by its driver."""
 ARE_YOU_THERE = "\x1b[?2026$p"
 """A question that a terminal answers in its turn, and whose answer Textual understands."""
 QUIT_TIP = "Leave the run in training going on, or save it, and quit"
@@ -102,27 +107,42 @@ class MegatronApp(App[None]):
         self._behind = False
         """Whether the run went on since it was drawn."""
         self._odd = False
+        self._resizes = 0
         self.keys_path: Path | None = None
         """The person's own keys, if they have any."""
         self._first_run = run
-        for name, variant in (("megatron", theme.DARK), ("megatron-light", theme.LIGHT)):
-            assert variant.name == name
+        for variant in theme.themes(self.console.color_system):
             self.register_theme(variant)
         chosen = workbench.preferences.get("theme", "")
         self.theme = chosen if chosen in self.available_themes else "megatron"
+        # Made with the colours of the theme: nothing is parsed with others first.
+        self.stylesheet = RememberingStylesheet(variables=self.get_css_variables())
         for mode in TITLES:
-            self.add_mode(mode, partial(make_screen, mode, workbench, corpus))
+            self.add_mode(mode, partial(self._make_screen, mode, corpus))
         self._quitting = False
         self._first_frame: FirstFrame | None = None
         if frames_first:
             from megatron_tui.screens.first_frame import FirstFrame
 
             frame = self._first_frame = FirstFrame(workbench)
-            self.add_mode("first", lambda: frame)
+            self.add_mode("first", lambda: self._fitted(frame))
+
+    def _make_screen(self, mode: str, corpus: str) -> WorkbenchScreen:
+        return self._fitted(make_screen(mode, self.workbench, corpus))
+
+    def _fitted(self, screen: WorkbenchScreen) -> WorkbenchScreen:
+        """Give a new screen its styles and size before it is mounted, not once more afterwards."""
+        for path in screen.css_path:
+            if not self.stylesheet.has_source(str(path)):
+                self.stylesheet.read(path)
+        self.stylesheet.reparse()
+        screen._css_update_count = self._css_update_count
+        screen.fit(self.size)
+        return screen
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Let the themes that come with Textual draw our charts as well."""
-        return theme.FALLBACKS
+        return theme.fallbacks(self.current_theme)
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Offer the keys of the screen, then the themes."""
@@ -177,6 +197,10 @@ class MegatronApp(App[None]):
 
     def on_resize(self, event: Resize) -> None:
         """Cover the screens while the terminal is too small for them."""
+        self._resizes += 1
+        if self._resizes > FIRST_RESIZES and self.front is not None:
+            # Whatever the terminal made of the picture meanwhile: it is painted anew.
+            self.front.fitted = None
         cover = self.screen if isinstance(self.screen, TooSmall) else None
         if fits(event.size):
             if cover is not None:
@@ -228,32 +252,40 @@ class MegatronApp(App[None]):
 
     async def action_quit(self) -> None:
         """Leave; a run in training goes on in a process of its own, or is saved first."""
-        run = self.workbench.training.training
+        training = self.workbench.training
+        run = training.training or training.launched
         if run is None:
             self.exit()
             return
         if self._quitting or isinstance(self.screen, Leave):
             return
-        self.push_screen(Leave(run.name, run.state.step), self._quit)
+        self.push_screen(Leave(run.name, run.state.step, apart=not run.here), self._quit)
 
     def _quit(self, answer: Leaving | None) -> None:
         training = self.workbench.training
-        run = training.training
+        run = training.training or training.launched
         if answer not in ("leave", "stop"):
             return
-        if run is None:
+        if run is None or (answer == "leave" and not run.here):
+            # There is nothing to hand over: it has processes of its own.
             self.exit()
             return
+        try:
+            if answer == "leave":
+                training.hand_over()
+            elif run.here:
+                training.stop()
+            else:
+                training.end_launched()
+        except RequestError as error:
+            self._complain(error)
+            return
         self._quitting = True
-        if answer == "leave":
-            training.hand_over()
-        else:
-            training.stop()
         self.push_screen(Saving(run.name, leaving=answer == "leave"))
 
     def _poll(self) -> None:
         training = self.workbench.training
-        trained = training.training
+        going = (training.training, training.launched)
         self._behind = training.poll() or self._behind
         # A count that goes up is drawn every other time; what is new, at once.
         self._odd = not self._odd and training.only_steps
@@ -266,8 +298,9 @@ class MegatronApp(App[None]):
         notice = training.take_notice()
         if notice is not None:
             self._say_notice(notice)
-        if trained is not None and training.training is None:
-            self._run_ended()
+        for run in going:
+            if run is not None and run is not training.training and run is not training.launched:
+                self._run_ended(run)
         if not training.busy:
             self._poll_timer.pause()
 
@@ -292,13 +325,14 @@ class MegatronApp(App[None]):
         if self.front is not None:
             self.front.update_run()
 
-    def _run_ended(self) -> None:
-        run = self.workbench.training.shown
+    def _run_ended(self, run: OpenRun) -> None:
+        training = self.workbench.training
         if self._quitting:
-            self.exit()
-        elif run is not None and run.problem is not None and not run.folder.path.exists():
+            if training.training is None:
+                self.exit()
+        elif run is training.shown and run.problem and not run.folder.path.exists():
             # The request was refused before the run began: there is nothing to look at.
-            self.workbench.training.shown = None
+            training.shown = None
             self.notify(safe(run.problem), severity="error", timeout=20, markup=False)
             self.switch_mode("setup")
 
@@ -369,22 +403,3 @@ class MegatronApp(App[None]):
 
     def _complain(self, error: RequestError) -> None:
         self.notify(safe(str(error)), severity="error", timeout=15, markup=False)
-
-
-def make_screen(mode: str, workbench: Workbench, corpus: str) -> WorkbenchScreen:
-    """Return the screen of a mode; what only one screen needs is imported when it is opened."""
-    if mode == "setup":
-        from megatron_tui.screens.setup import SetupScreen
-
-        return SetupScreen(workbench, corpus=corpus)
-    if mode == "training":
-        from megatron_tui.screens.training import TrainingScreen
-
-        return TrainingScreen(workbench)
-    if mode == "generation":
-        from megatron_tui.screens.generation import GenerationScreen
-
-        return GenerationScreen(workbench)
-    from megatron_tui.screens.runs import RunsScreen
-
-    return RunsScreen(workbench)

@@ -13,6 +13,9 @@ import msgspec
 from megatron_model.device import DeviceInfo
 from megatron_model.errors import RequestError
 
+GARBAGE_THRESHOLDS = (10_000, 10, 10)
+"""New objects until the youngest are looked through; how many times until the older ones are."""
+
 DescribeDevice: TypeAlias = Callable[[], DeviceInfo]
 
 
@@ -22,6 +25,8 @@ class Engine:
     def __init__(self, describe_device: DescribeDevice | None = None) -> None:
         self.state: Literal["loading", "ready", "failed"] = "loading"
         self.device: DeviceInfo | None = None
+        self.cards: int | None = None
+        """How many CUDA devices there are, once torch has counted them."""
         self.error = ""
         self._describe_device = describe_device
 
@@ -68,16 +73,30 @@ class Engine:
         return found
 
     def _load(self, when_done: Callable[[], object]) -> None:
+        # Garbage looked for among a growing heap of modules stops the screen, again and again.
+        gc.disable()
         try:
             self.device = (self._describe_device or describe_machine)()
+            if self._describe_device is None:
+                self.cards = count_cards()
             self.state = "ready"
         except Exception as error:  # a broken torch must not take the screen with it
             self.state, self.error = "failed", f"{type(error).__name__}: {error}"
         with contextlib.suppress(ImportError):
             import plotext._figure  # noqa: F401  # so that the first chart does not wait for it
-        # The modules are here to stay: looking for garbage among them stops the screen for long.
+        # The modules are here to stay. What is left is looked through more rarely than usual: each
+        # whole look holds up keys for longer than it takes to paint a screen.
         gc.freeze()
+        gc.set_threshold(*GARBAGE_THRESHOLDS)
+        gc.enable()
         when_done()
+
+
+def count_cards() -> int:
+    """Return how many CUDA devices torch can use."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def describe_machine() -> DeviceInfo:

@@ -62,9 +62,10 @@ def about_figures(state: RunState) -> list[tuple[str, str]]:
     started = state.started
     if started is None:
         return []
+    times = f"{started.devices} x " if started.devices > 1 else ""
     return [
         ("model", formatting.count(started.parameters)),
-        ("device", safe(started.device, one_line=True)),
+        ("device", f"{times}{safe(started.device, one_line=True)}"),
         ("corpus", formatting.count(started.characters)),
         ("vocab", formatting.exact(started.vocabulary_size)),
     ]
@@ -76,7 +77,10 @@ def memory_title(state: RunState) -> str:
     if device is None:
         return "memory"
     name = safe(device.name, one_line=True)
-    return f"memory, {name}" if device.kind == "gpu" else "memory, RAM of the trainer"
+    whose = f"memory, {name}" if device.kind == "gpu" else "memory, RAM of the trainer"
+    if state.started is not None and state.started.devices > 1:
+        whose = f"memory of rank 0, {name if device.kind == 'gpu' else 'RAM'}"
+    return whose
 
 
 def memory_line(state: RunState, width: int) -> Content:
@@ -158,16 +162,33 @@ def loss_legend(
         _entry(line, "chart-train", "train", in_words(train, view.unit)),
         _entry(dots, "chart-validation", "validation", in_words(validation, view.unit)),
     ]
-    for other in others:
-        sign = other.sign or line
-        best_of = in_words(other.state.best_val_loss, view.unit) if other.sign else ""
-        entries.append(_entry(sign, other.colour, formatting.shortened(other.name, 20), best_of))
+    left = width - sum(entry.cell_length + 3 for entry in entries)
+    entries += _other_entries(others, view, left, line)
     if state.best_val_loss is not None and state.best_step is not None:
         best = _entry(diamond, "chart-validation", "best", in_words(state.best_val_loss, view.unit))
         entries.append(Content.assemble(best, f" at {state.best_step:,}"))
     kept = SMOOTHING[view.smoothing]
     entries.append(Content.styled(f"smoothing {kept:g}" if kept else "not smoothed", "$quiet"))
     return joined(entries, width)
+
+
+def _other_entries(
+    others: Sequence[OtherRun], view: ChartView, width: int, line: str
+) -> list[Content]:
+    """Return the entries of other runs, their names as short as the width asks for.
+
+    Where even a few letters are too many, the letter that is in the chart and the loss remain.
+    """
+    entries: list[Content] = []
+    for longest in (20, 14, 9, 0):
+        entries = []
+        for other in others:
+            best = in_words(other.state.best_val_loss, view.unit) if other.sign else ""
+            name = formatting.shortened(other.name, longest) if longest else ""
+            entries.append(_entry(other.sign or line, other.colour, name, best))
+        if sum(entry.cell_length + 3 for entry in entries) <= width:
+            break
+    return entries
 
 
 def cursor_line(state: RunState, view: ChartView, width: int) -> Content:
@@ -234,7 +255,9 @@ def alert_lines(found: Sequence[Alert], chosen: int) -> Content:
 
 def _entry(sign: str, colour: str, name: str, value: str) -> Content:
     return Content.assemble(
-        (sign, f"bold ${colour}"), f" {name}", (f" {value}" if value else "", "bold")
+        (sign, f"bold ${colour}"),
+        f" {name}" if name else "",
+        (f" {value}" if value else "", "bold"),
     )
 
 

@@ -11,6 +11,7 @@ from megatron_model.control import Command
 from megatron_model.device import DeviceInfo
 from megatron_model.run_folder import Checkpoint, RunFolder
 from megatron_tui.corpus_facts import CorpusFacts
+from megatron_tui.known_pace import Pace
 
 
 @dataclass
@@ -90,3 +91,10 @@ class DeviceDescribed(Message):
     name: str
     device: DeviceInfo | None
     error: str = ""
+
+
+@dataclass
+class PacesRead(Message):
+    """The logs of earlier runs were looked at for how fast they were."""
+
+    paces: dict[tuple[object, ...], Pace]

@@ -77,6 +77,17 @@ def model_choices(folder: RunFolder, training: TrainingService) -> list[ModelCho
     return found + steps[::-1]
 
 
+def why_not_live(folder: RunFolder, training: TrainingService) -> str:
+    """Return why the weights in training cannot be had, where a run is trained, but not here."""
+    run = training.training
+    if (run is not None and run.folder.path == folder.path) or not folder.is_active():
+        return ""
+    return (
+        "The run trains in processes of its own, which lend no weights; s on the Training screen "
+        "saves them, and latest is then those."
+    )
+
+
 def _saved(folder: RunFolder, name: str, checkpoint: Checkpoint) -> ModelChoice:
     return ModelChoice(folder, name, checkpoint.path / MODEL_FILE, checkpoint)
 

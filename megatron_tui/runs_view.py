@@ -11,7 +11,7 @@ from megatron_model.run_folder import RunFolder
 from megatron_model.run_state import RunState
 from megatron_model.text import safe
 from megatron_tui import formatting
-from megatron_tui.training_service import OpenRun, Standing
+from megatron_tui.open_run import OpenRun, Standing
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,9 @@ class RunRow:
     standing: Standing
     step: int
     steps: int
+    """Of the whole run; 0 where they are not known, or a time budget ends it."""
+    budget: float
+    """Seconds that the run was given, if it used them up."""
     best_val_loss: float | None
     last_time: float
     corpus: str
@@ -64,11 +67,11 @@ class KnownRuns:
 
 
 def read_row(
-    folder: RunFolder, trained_here: OpenRun | None = None, known: KnownRuns | None = None
+    folder: RunFolder, own: OpenRun | None = None, known: KnownRuns | None = None
 ) -> RunRow:
-    """Read one run; the one trained by this process is taken as it is."""
-    if trained_here is not None and trained_here.folder.path == folder.path:
-        run = trained_here
+    """Read one run; `own`, where it was started by this process, is taken as it is."""
+    if own is not None:
+        run = own
     else:
         read = (known or KnownRuns()).state(folder)
         run = OpenRun(folder, read, active=folder.is_alive(read))
@@ -76,19 +79,21 @@ def read_row(
     try:
         config = folder.config
         model = config.model
-        corpus, steps = config.data.corpus, config.training.steps
+        corpus, budget = config.data.corpus, config.training.max_seconds
+        steps = 0 if budget else config.training.steps
         words = (
             f"{model.architecture}, {model.layers} layers of {model.embed_dim}, "
             f"{model.heads} heads, block {model.block_size}"
         )
     except RequestError as error:
-        corpus, steps, words = "", 0, safe(str(error), one_line=True)
+        corpus, steps, budget, words = "", 0, 0.0, safe(str(error), one_line=True)
     return RunRow(
         folder=folder,
         name=run.name,
         standing=run.standing,
         step=state.step,
         steps=steps,
+        budget=budget if run.state.finish_reason == "budget" else 0.0,
         best_val_loss=state.best_val_loss,
         last_time=state.last_time,
         corpus=safe(corpus, one_line=True),

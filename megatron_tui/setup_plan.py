@@ -11,13 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from megatron_model.config import RunConfig, with_settings
-from megatron_model.device import DeviceInfo
+from megatron_model.device import DeviceInfo, available_cores
+from megatron_model.distributed_cost import DeviceCost
+from megatron_model.distributed_preflight import (
+    costs_of_each,
+    preflight_together,
+    suggest_fix_together,
+)
 from megatron_model.fitting import suggest_fix
 from megatron_model.measurement import Measurement, cost_key
 from megatron_model.preflight import VOCABULARY_GUESS, Preflight, preflight
 from megatron_model.run_folder import check_run_name, free_name
 from megatron_tui.corpus_facts import CorpusFacts
 from megatron_tui.draft_history import DraftHistory
+from megatron_tui.known_pace import Pace, shape_of, will_compile
 from megatron_tui.setup_draft import Checked, SetupDraft
 from megatron_tui.train_command import absolute_corpus, train_command
 
@@ -32,9 +39,14 @@ class SetupPlan:
         self.devices: dict[str, DeviceInfo] = {}
         """Devices by the name that chooses them; ``auto`` is what is chosen without a name."""
         self.device_errors: dict[str, str] = {}
+        self.cards: int | None = None
+        """CUDA devices of this machine, once they were counted."""
+        self.cores = available_cores()
         self.disk_free: int | None = None
         self.wanted_corpus = ""
         """A corpus that loaded settings name; the screen makes it the choice."""
+        self.paces: dict[tuple[object, ...], Pace] = {}
+        """How fast earlier runs were, by what their steps cost."""
         self._fitted = (self.history.draft, self.history.draft)
         self._measured: dict[tuple[object, ...], Measurement] = {}
 
@@ -91,8 +103,21 @@ class SetupPlan:
         return self.devices.get(self.device_name)
 
     @property
+    def several(self) -> bool:
+        """Whether the run is to train on more than one device."""
+        return self.checked.config.training.devices > 1
+
+    @property
+    def each_device(self) -> list[DeviceCost]:
+        """What each of several devices needs, with the whole model and with a part of it."""
+        config = self.checked.config
+        return costs_of_each(config, self.vocabulary_size, self.device) if self.several else []
+
+    @property
     def measurement(self) -> Measurement | None:
-        """The measurement that holds for the present settings."""
+        """The measurement that holds for the present settings: it was made on one device."""
+        if self.several:
+            return None
         return self._measured.get(cost_key(self.checked.config, self.vocabulary_size))
 
     def measured(self, key: tuple[object, ...], measurement: Measurement) -> None:
@@ -100,8 +125,30 @@ class SetupPlan:
         self._measured[key] = measurement
 
     @property
+    def pace(self) -> Pace | None:
+        """How fast a run of the same shape was, if it ran on this machine."""
+        rate = self.device.matrix_rate if self.device is not None else None
+        found = None if self.several else self.paces.get(shape_of(self.checked.config))
+        return found if found is not None and found.of_machine(rate) else None
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the run will have its steps compiled, which the estimate of time knows not of."""
+        seconds = self.cost.seconds if not self.several else None
+        return will_compile(self.checked.config, seconds)
+
+    @property
     def cost(self) -> Preflight:
-        """What the run will cost."""
+        """What the run will cost, on each of its devices."""
+        if self.several:
+            return preflight_together(
+                self.checked.config,
+                characters=self.facts.characters,
+                vocabulary_size=len(self.facts.vocabulary) if self.facts.vocabulary else None,
+                device=self.device,
+                disk_free=self.disk_free,
+                cards=self.cards,
+            )
         return preflight(
             self.checked.config,
             characters=self.facts.characters,
@@ -114,6 +161,16 @@ class SetupPlan:
     @property
     def fix(self) -> dict[str, object]:
         """What to change so that the run fits, or does not repeat itself; empty for nothing."""
+        if self.several:
+            return suggest_fix_together(
+                self.checked.config,
+                self.cost,
+                characters=self.facts.characters,
+                vocabulary_size=len(self.facts.vocabulary) if self.facts.vocabulary else None,
+                device=self.device,
+                disk_free=self.disk_free,
+                cards=self.cards,
+            )
         return suggest_fix(
             self.checked.config,
             characters=self.facts.characters,

@@ -1,7 +1,8 @@
 """Own the thread that trains, and the run that is on show: its state is folded here, on one side.
 
 The worker thread only puts events into a hub; `poll`, called by the app, is the only one to change
-a `RunState`. A run trained by another process is followed through its log in the same way.
+a `RunState`. A run trained by another process is followed through its log in the same way; so is
+one on several devices, which is started in processes of its own.
 """
 
 from __future__ import annotations
@@ -11,106 +12,27 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from megatron_model.command_folder import CommandFolder
 from megatron_model.control import Command, Control
 from megatron_model.errors import RequestError
-from megatron_model.events import Event, RunPaused, RunResumed, RunStarted, StepTaken
+from megatron_model.events import Event, RunStarted, StepTaken
 from megatron_model.handover import last_words, start_successor
 from megatron_model.lending import WeightsRequest
 from megatron_model.process import yield_to_other_threads
 from megatron_model.run_folder import RunFolder
 from megatron_model.run_state import RunState
-from megatron_model.text import safe
 from megatron_tui.hub import EventHub
+from megatron_tui.launch import Launch, StartProcesses
+from megatron_tui.open_run import OpenRun
 
 RunTraining: TypeAlias = Callable[..., Iterator[Event]]
 """From a run folder and a control; ``take_over=True`` asks another process for the run first."""
-StartSuccessor: TypeAlias = Callable[[RunFolder], "subprocess.Popen[bytes]"]
-
-Standing: TypeAlias = Literal[
-    "new",
-    "starting",
-    "running",
-    "paused",
-    "stopping",
-    "leaving",
-    "stopped",
-    "finished",
-    "failed",
-    "interrupted",
-]
 
 TAIL_SECONDS = 1.0
 LONG_LOG = 4_000_000
 """Bytes of a log that are read while a person waits."""
-
-
-@dataclass
-class OpenRun:
-    """A run on show: its folder, what its events say, and whether somebody trains it now."""
-
-    folder: RunFolder
-    state: RunState
-    here: bool = False
-    """Whether this process trains it."""
-    active: bool = False
-    """Whether any living process trains it."""
-    stopping: bool = False
-    leaving: bool = False
-    """Whether another process is about to go on with it in place of this one."""
-    arriving: bool = False
-    """Whether this process is about to go on with it in place of another one."""
-    problem: str | None = None
-    """Why the trainer ended without a word in the log, if it did."""
-    pause_asked: bool | None = None
-    """What was asked last, pause or go on, while the trainer has not answered."""
-    reading: bool = False
-    """Whether only parts of a long log have been read so far."""
-    offset: int = 0
-    looked_at: float = field(default=0.0, repr=False)
-
-    @property
-    def name(self) -> str:
-        """The run's name, harmless to show."""
-        return safe(self.folder.name, one_line=True)
-
-    @property
-    def standing(self) -> Standing:
-        """What is happening to the run, in one word."""
-        if self.stopping and self.active:
-            return "stopping"
-        if self.leaving and self.active:
-            return "leaving"
-        if self.problem is not None:
-            return "failed"
-        if self.active:
-            if self.state.handed_over or self.state.status in ("new", "finished", "failed"):
-                return "starting"
-            return "paused" if self.state.status == "paused" else "running"
-        if self.state.running:
-            return "interrupted"
-        if self.state.status == "finished":
-            return "stopped" if self.state.finish_reason == "stopped" else "finished"
-        return "failed" if self.state.status == "failed" else "new"
-
-    @property
-    def pausing(self) -> bool:
-        """Whether the run is paused, or will be once its trainer has obeyed."""
-        return self.standing == "paused" if self.pause_asked is None else self.pause_asked
-
-    def apply(self, event: Event) -> None:
-        """Fold one event."""
-        self.state.apply(event)
-        if isinstance(event, (RunStarted, RunPaused, RunResumed)):
-            self.pause_asked = None
-
-    @property
-    def resumable(self) -> bool:
-        """Whether training can go on from here."""
-        return not self.active and self.standing != "finished"
 
 
 class TrainingService:
@@ -120,7 +42,7 @@ class TrainingService:
         self,
         run_training: RunTraining | None = None,
         now: Callable[[], float] = time.time,
-        start_successor: StartSuccessor = start_successor,
+        start_successor: StartProcesses = start_successor,
     ) -> None:
         self.now = now
         self.idle = threading.Event()
@@ -130,6 +52,8 @@ class TrainingService:
         """The run this process trains, if it does."""
         self.shown: OpenRun | None = None
         """The run on the Training screen; the trained one or another."""
+        self.launched: OpenRun | None = None
+        """The run on several devices that was started here last, until it ends."""
         self._run_training = run_training
         self._control = Control()
         self._hub = EventHub()
@@ -144,13 +68,14 @@ class TrainingService:
     @property
     def busy(self) -> bool:
         """Whether something can still change by itself: `poll` is worth calling."""
-        shown = self.shown
-        return self.training is not None or (shown is not None and (shown.active or shown.reading))
+        shown, own = self.shown, self.training or self.launched
+        return own is not None or (shown is not None and (shown.active or shown.reading))
 
     def start(self, folder: RunFolder, *, take_over: bool = False) -> OpenRun:
         """Train the run in `folder` from its latest checkpoint, or from the beginning.
 
-        With `take_over`, the process that trains it now is asked to let it go first.
+        With `take_over`, the process that trains it now is asked to let it go first. A run on
+        several devices is started in processes of its own, and followed.
 
         Raises:
             RequestError: a run is in training already, here or (this one) elsewhere.
@@ -160,25 +85,49 @@ class TrainingService:
             raise RequestError(f"{name} is in training; stop it before another one starts.")
         if folder.is_active() and not take_over:
             raise RequestError(f"{folder.name} is being trained by another process.")
-        state, offset = folder.fold()
-        run = OpenRun(folder, state, here=True, active=True, offset=offset)
-        run.arriving = take_over
+        devices = devices_of(folder)
+        if devices > 1:
+            return self._launch(folder, devices, take_over=take_over)
+        run = OpenRun(folder, RunState(), here=True, active=True, arriving=take_over)
+        self._begin_reading(run)
         self.training = self.shown = run
         self._control, self._hub, self._failure = Control(), EventHub(), None
         self.idle.clear()
         threading.Thread(
             target=self._train,
-            args=(folder, self._control, self._hub, take_over),
+            args=(run, self._control, self._hub, take_over),
             daemon=True,
             name="trainer",
         ).start()
         return run
 
+    def _launch(self, folder: RunFolder, devices: int, *, take_over: bool) -> OpenRun:
+        run = OpenRun(folder, RunState())
+        if take_over:
+            raise RequestError(
+                f"{run.name} trains on {devices} devices, in processes of its own, which the "
+                "workbench cannot take the place of; it is commanded from here as it is."
+            )
+        if self.launched is not None and self.launched.launch is not None:
+            raise RequestError(f"{self.launched.name} is starting; wait until it trains.")
+        run.launch = Launch(folder, devices, self._start_successor, self.now())
+        self._attach(run)
+        run.launch.offset = log_size(folder) if run.reading else run.offset
+        run.active = True
+        self.shown = self.launched = run
+        return run
+
+    def run_of(self, folder: RunFolder) -> OpenRun | None:
+        """Return the run in `folder` if it is trained here or was started here."""
+        own = (self.training, self.launched)
+        return next((run for run in own if run and run.folder.path == folder.path), None)
+
     def show(self, folder: RunFolder) -> OpenRun:
         """Put a run on show; its log is folded, and followed while another process trains it."""
-        if self.training is not None and self.training.folder.path == folder.path:
-            self.shown = self.training
-            return self.training
+        own = self.run_of(folder)
+        if own is not None:
+            self.shown = own
+            return own
         self.shown = OpenRun(folder, RunState())
         self._attach(self.shown)
         return self.shown
@@ -186,14 +135,18 @@ class TrainingService:
     def _attach(self, run: OpenRun) -> None:
         """Read the run's log; it is followed from there while another process trains the run."""
         active = run.folder.is_active()
+        self._begin_reading(run)
+        if run.reading:
+            threading.Thread(target=self._read, args=(run,), daemon=True, name="log").start()
+        run.active = active or run.folder.is_alive(run.state)
+
+    def _begin_reading(self, run: OpenRun) -> None:
+        """Fold the run's log; of a long one only its two ends, and a thread has to `_read` it."""
         run.reading = log_size(run.folder) > LONG_LOG
         if run.reading:
-            # Its beginning and its end are shown at once, the whole as soon as it is read.
             run.state = glance(run.folder)
-            threading.Thread(target=self._read, args=(run,), daemon=True, name="log").start()
         else:
             run.state, run.offset = run.folder.fold()
-        run.active = active or run.folder.is_alive(run.state)
 
     def _read(self, run: OpenRun) -> None:
         self._read_logs.append((run, *run.folder.fold()))
@@ -221,8 +174,20 @@ class TrainingService:
         if run is None or run.here or not run.active:
             self._command_here(command)
             return
+        if run.launch is not None and command == "abort":
+            command = "stop"  # there is nothing to lose yet
         CommandFolder(run.folder.path).send(command)
         run.stopping = run.stopping or command in ("stop", "abort")
+
+    def end_launched(self) -> None:
+        """Ask the processes of the run that was started here to save and end.
+
+        Raises:
+            RequestError: its folder cannot be written.
+        """
+        if self.launched is not None:
+            CommandFolder(self.launched.folder.path).send("stop")
+            self.launched.stopping = True
 
     def _command_here(self, command: Command) -> None:
         if self.training is not None:
@@ -298,18 +263,24 @@ class TrainingService:
         self.only_steps = False
         changed = self._take_read()
         changed = self._poll_training() or changed
-        shown = self.shown
-        if shown is not None and shown.active and not (shown.here or shown.reading):
-            changed = self._poll_log(shown) or changed
+        followed = [self.shown]
+        if self.launched is not self.shown:
+            followed.append(self.launched)
+        for run in followed:
+            if run is not None and run.active and not (run.here or run.reading):
+                changed = self._poll_log(run) or changed
+        if self.launched is not None and not self.launched.active:
+            self.launched = None
         return changed
 
     def _poll_training(self) -> bool:
         run = self.training
         if run is None:
             return False
-        ended = (
-            self.idle.is_set()
-        )  # asked first: what the thread put before its end is then drained
+        # Asked first: what the thread put before its end is then drained.
+        ended = self.idle.is_set()
+        if run.reading and not self._take_read() and not ended:
+            return False  # what happens waits in the hub until its past was read
         events, overflowed = self._hub.drain()
         if overflowed:
             # The screen stood still for long; the log has everything.
@@ -352,21 +323,38 @@ class TrainingService:
         if time.monotonic() - run.looked_at < TAIL_SECONDS:
             return False
         run.looked_at = time.monotonic()
+        ended = run.launch is not None and run.launch.ended  # asked before the log is read
         active = run.folder.is_active()
         events, run.offset = run.folder.read_events(run.offset)
         for event in events:
             run.apply(event)
-        run.active = active or run.here or run.folder.is_alive(run.state)
+        self._look_at_launch(run, ended)
+        run.active = active or run.here or run.launch is not None or run.folder.is_alive(run.state)
         run.stopping = run.stopping and run.active
         return bool(events) or not run.active
 
+    def _look_at_launch(self, run: OpenRun, ended: bool) -> None:
+        """See whether the processes that come up train the run by now, or never will."""
+        launch = run.launch
+        if launch is None or not (ended or run.offset > launch.offset):
+            return
+        if run.offset <= launch.offset:
+            run.problem = launch.why()
+            if run is not self.shown:
+                self._notice = f"{run.name} did not start: {run.problem}"
+        launch.close()
+        self._successors.append(launch.process)
+        run.launch = None
+
     def _train(
-        self, folder: RunFolder, control: Control, hub: EventHub, take_over: bool = False
+        self, run: OpenRun, control: Control, hub: EventHub, take_over: bool = False
     ) -> None:
         options: dict[str, Any] = {"take_over": True} if take_over else {}
         yield_to_other_threads()
         try:
-            for event in (self._run_training or _load_runner())(folder, control, **options):
+            if run.reading:
+                self._read(run)  # before the trainer writes more into the log
+            for event in (self._run_training or _load_runner())(run.folder, control, **options):
                 hub.put(event)
         except RequestError as error:
             self._failure = str(error)
@@ -374,6 +362,14 @@ class TrainingService:
             self._failure = f"{type(error).__name__}: {error}"
         finally:
             self.idle.set()
+
+
+def devices_of(folder: RunFolder) -> int:
+    """Return on how many devices a run trains; whoever trains it says what is wrong with it."""
+    try:
+        return folder.config.training.devices
+    except RequestError:
+        return 1
 
 
 def log_size(folder: RunFolder) -> int:

@@ -88,18 +88,23 @@ class Leave(ModalScreen[Leaving]):
         Binding("right,down", "app.focus_next", show=False),
     ]
 
-    def __init__(self, name: str, step: int) -> None:
+    def __init__(self, name: str, step: int, *, apart: bool = False) -> None:
+        """`apart` says that the run has processes of its own already."""
         super().__init__()
-        self._name, self._step = name, step
+        self._name, self._step, self._apart = name, step, apart
 
     def compose(self) -> ComposeResult:
         """Question, explanation, three buttons."""
         with Vertical(classes="dialog"):
             yield Text(Content.styled("Quit while a run is in training?", "bold"))
+            alone = (
+                "It trains in processes of its own, which need no terminal and can go on;"
+                if self._apart
+                else "It can go on in a process of its own that needs no terminal;"
+            )
             yield Text(
-                f"{self._name} is at step {self._step:,}. It can go on in a process of its own "
-                "that needs no terminal; a workbench opened later finds it. Or it saves a "
-                "checkpoint and ends, and can be resumed.",
+                f"{self._name} is at step {self._step:,}. {alone} a workbench opened later finds "
+                "it. Or it saves a checkpoint and ends, and can be resumed.",
                 classes="explanation",
             )
             with Horizontal(classes="buttons"):

@@ -10,7 +10,7 @@ import msgspec
 from megatron_model.errors import RequestError
 from megatron_model.prompting import Policy
 from megatron_tui.external_editor import edit
-from megatron_tui.model_choice import ModelChoice
+from megatron_tui.model_choice import ModelChoice, why_not_live
 from megatron_tui.prompt_history import PromptHistory
 from megatron_tui.sampling_draft import PRESETS, SamplingDraft
 from megatron_tui.screens.pick import AskPath, Entry, Pick
@@ -168,7 +168,10 @@ class GenerationActions(WorkbenchScreen):
         knows = (
             f"The loaded one knows {vocabulary_line(model.tokenizer.vocabulary)}" if model else ""
         )
-        entries = [Entry(one.name, one.name, one.about, knows) for one in self.choices]
+        folder = self.choices[0].folder if self.choices else None
+        why = why_not_live(folder, self.workbench.training) if folder is not None else ""
+        more = "\n".join(filter(None, (knows, why)))
+        entries = [Entry(one.name, one.name, one.about, more) for one in self.choices]
 
         def take(name: str | None) -> None:
             if name is not None:

@@ -19,10 +19,10 @@ from megatron_model.run_folder import list_runs
 from megatron_model.text import safe
 from megatron_tui import formatting
 from megatron_tui.messages import GenerationRequested, ResumeRequested, RunOpened
+from megatron_tui.open_run import OpenRun
 from megatron_tui.runs_view import KnownRuns, RunRow, read_row
 from megatron_tui.screens.dialogs import Confirm
 from megatron_tui.screens.workbench_screen import WorkbenchScreen
-from megatron_tui.training_service import OpenRun
 from megatron_tui.widgets.header import SIGNS
 from megatron_tui.widgets.panel import Panel, Text
 from megatron_tui.workbench import Workbench
@@ -91,12 +91,12 @@ class RunsScreen(WorkbenchScreen):
     def read(self) -> None:
         """Read the runs away from the screen."""
         worker = get_current_worker()
-        trained = self.workbench.training.training
+        own = self.workbench.training.run_of
         rows = []
         for folder in list_runs(self.workbench.runs_dir):
             if worker.is_cancelled:
                 return
-            rows.append(read_row(folder, trained, self._known))
+            rows.append(read_row(folder, own(folder), self._known))
         self.app.call_from_thread(self.show_rows, rows)
 
     def show_rows(self, rows: list[RunRow]) -> None:
@@ -224,6 +224,8 @@ class RunsScreen(WorkbenchScreen):
 def _cells(row: RunRow, now: float, name_width: int) -> list[RichText]:
     sign, _ = SIGNS[row.standing]
     of = f" of {row.steps:,}" if row.steps else ""
+    if row.budget:
+        of = f" in {formatting.duration(row.budget)}"
     return [
         RichText(formatting.shortened(row.name, name_width), style="bold"),
         RichText(f"{sign} {row.standing}"),

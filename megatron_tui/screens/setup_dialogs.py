@@ -1,4 +1,4 @@
-"""What the dialogs of the Setup screen offer: presets, devices and recorded runs, in words."""
+"""What the dialogs of the Setup screen offer: presets, recorded runs and files, in words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 from pathlib import Path
 
 from megatron_model.config import config_from_toml, config_to_toml
-from megatron_model.device import DeviceInfo
 from megatron_model.errors import RequestError
 from megatron_model.files import write_atomically
 from megatron_model.preflight import preflight
@@ -38,25 +37,6 @@ def preset_pick(plan: SetupPlan) -> Pick:
         )
         entries.append(Entry(name, name, detail, preset.description))
     return Pick("Begin with which preset?", entries, plan.draft.preset)
-
-
-def device_entries(devices: dict[str, DeviceInfo], present: str) -> list[Entry]:
-    """Return the devices of this machine with their free memory."""
-    entries = []
-    for name, device in devices.items():
-        free = f"{formatting.size(device.memory_free)} of {formatting.size(device.memory_total)}"
-        detail = f"{device.name}, {free} free"
-        entries.append(Entry(name, name, detail, "What is best here." if name == "auto" else ""))
-    if present not in devices:
-        entries.append(Entry(present, present, "not on this machine"))
-    return entries
-
-
-def device_pick(plan: SetupPlan) -> Pick:
-    """Return the list of devices; the ones not looked at yet come later."""
-    known = {"auto": plan.devices["auto"]} if "auto" in plan.devices else {}
-    entries = device_entries({**known, **plan.devices}, plan.device_name)
-    return Pick("Train on which device?", entries, plan.device_name)
 
 
 def run_pick(runs_dir: Path) -> RunPick:

@@ -93,6 +93,9 @@ class SetupMeasuring(WorkbenchScreen):
         if not self.plan.checked.valid:
             self.say("A setting is wrong; mend it first.", severity="warning")
             return
+        if self.plan.several:
+            self.say("Steps are measured on one device; set training.devices to 1.")
+            return
         from megatron_model.preflight import MEMORY_SHARE
         from megatron_model.probe import Probe, Request
 
@@ -153,12 +156,12 @@ class SetupMeasuring(WorkbenchScreen):
 
     @on(DevicesListed)
     def _devices_listed(self, message: DevicesListed) -> None:
+        from megatron_tui.screens.device_pick import device_entries
         from megatron_tui.screens.pick import Pick
-        from megatron_tui.screens.setup_dialogs import device_entries
 
         self.plan.devices.update(message.devices)
         if isinstance(self.app.screen, Pick):
-            self.app.screen.set_entries(device_entries(self.plan.devices, self.plan.device_name))
+            self.app.screen.set_entries(device_entries(self.plan))
         self._update()
 
     def _look_at_device(self) -> None:

@@ -17,6 +17,7 @@ from megatron_model.control import Command
 from megatron_model.errors import RequestError
 from megatron_model.fork import nearest_checkpoint
 from megatron_model.run_folder import RunFolder
+from megatron_model.run_state import RunState
 from megatron_model.text import safe
 from megatron_tui import branching, compare
 from megatron_tui.alerts import Alert, AlertWatch
@@ -31,12 +32,14 @@ from megatron_tui.messages import (
     ResumeRequested,
     TakeBackRequested,
 )
+from megatron_tui.open_run import OpenRun
 from megatron_tui.screens.ask_values import AskValues, Question
 from megatron_tui.screens.stop_run import Ending, StopRun
 from megatron_tui.screens.training_charts import ChartScreen
 from megatron_tui.screens.training_keys import CHART_KEYS, PANEL_KEYS, RUN_KEYS
-from megatron_tui.training_service import OpenRun
+from megatron_tui.several_devices import rank_count
 from megatron_tui.widgets.panel import Text
+from megatron_tui.widgets.ranks_panel import RanksPanel
 from megatron_tui.widgets.training_panels import (
     AlertBar,
     FiguresPanel,
@@ -47,6 +50,9 @@ from megatron_tui.widgets.training_panels import (
     SamplePanel,
 )
 from megatron_tui.workbench import Workbench
+
+FEW = 4
+"""Devices whose lines leave the other panels as they are."""
 
 EMPTY = Content.assemble(
     ("No run is open.\n\n", "bold"),
@@ -90,6 +96,7 @@ class TrainingScreen(ChartScreen):
                     yield SamplePanel()
                 with Vertical(id="right"):
                     yield FiguresPanel()
+                    yield RanksPanel()
                     yield MetricsPanel()
                     yield LogPanel()
             yield AlertBar()
@@ -133,12 +140,24 @@ class TrainingScreen(ChartScreen):
             state = run.state
             self.query_one(LossPanel).show(state, self.view, self.others)
             self.query_one(FiguresPanel).show(state)
+            self._show_ranks(state)
             self.query_one(MetricsPanel).show(state, self.view, self.metric)
             self.query_one(SamplePanel).show(state, self.strip, self.view.unit)
             self.query_one(LogPanel).show(run)
             self._show_clock(run)
         else:
             self._offer(run)
+
+    def _show_ranks(self, state: RunState) -> None:
+        """Show the devices where there are several; the panel has a place then."""
+        several = rank_count(state) > 1
+        if several != self.has_class("-several"):
+            self.set_class(several, "-several")
+            self.set_class(rank_count(state) > FEW, "-many")
+            if self.large == "ranks":
+                self._enlarge("")
+            self.call_after_refresh(self.settle_columns)
+        self.query_one(RanksPanel).show(state)
 
     def _offer(self, run: OpenRun | None) -> None:
         """Look which keys act, when that can have changed: the whole of it costs milliseconds."""
@@ -203,6 +222,8 @@ class TrainingScreen(ChartScreen):
             return run is not None and run.state.last_checkpoint_step is not None
         if action == "next_alert":
             return bool(self.alerts)
+        if action == "panel" and parameters == ("ranks",):
+            return run is not None and rank_count(run.state) > 1
         if hasattr(self, f"action_{action}") and action not in ("focus", "blur"):
             return run is not None
         return True
@@ -261,7 +282,7 @@ class TrainingScreen(ChartScreen):
             "The new value counts from the next step on; a checkpoint keeps the way there exact.",
             [Question(*row) for row in branching.ask_texts(config, branching.live_keys(config))],
             lambda texts: branching.live_changes(config, run.state, texts),
-            yes="changes it",
+            yes="Change it",
         )
 
         def take(texts: dict[str, str] | None) -> None:
@@ -298,7 +319,7 @@ class TrainingScreen(ChartScreen):
                 *(Question(*row) for row in branching.ask_texts(config, keys)),
             ],
             lambda texts: branching.fork_config(folder, config, checkpoint, texts),
-            yes="starts it",
+            yes="Start it",
         )
 
         def take(texts: dict[str, str] | None) -> None:

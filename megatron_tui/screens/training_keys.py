@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual.binding import Binding, BindingType
 
-PANELS = ("loss", "now", "metrics", "sample", "log")
+PANELS = ("loss", "now", "metrics", "sample", "log", "ranks")
 """The panels by their ids; their numbers are the keys that show and hide them."""
 
 RUN_KEYS: list[BindingType] = [

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.events import ScreenResume
+from textual.events import Resize, ScreenResume
+from textual.geometry import Size
 from textual.screen import Screen
 
+from megatron_tui.open_run import OpenRun
 from megatron_tui.sparing import SparingCompositor
-from megatron_tui.training_service import OpenRun
 from megatron_tui.widgets.header import RunSummary, WorkbenchHeader
 from megatron_tui.widgets.key_bar import KeyBar
 from megatron_tui.workbench import Workbench
@@ -33,7 +34,24 @@ class WorkbenchScreen(Screen[None]):
         self._compositor = SparingCompositor()
         self._styled_for: object = None
         """What the styles of the screen rest on, as it was when another one came in front."""
+        self.fitted: Size | None = None
+        """The size it was made for, until the terminal says another one, or the same once more."""
         self.workbench = workbench
+
+    def fit(self, size: Size) -> None:
+        """Take the classes for a size beforehand, so as to be styled, laid out and painted once."""
+        self.fitted = size
+        wide = self._get_breakpoint_classes(size.width, self.HORIZONTAL_BREAKPOINTS)
+        high = self._get_breakpoint_classes(size.height, self.VERTICAL_BREAKPOINTS)
+        self.add_class(*wide, *high, update=False)
+
+    async def _on_resize(self, event: Resize) -> None:
+        # App, terminal and first layout each say the size that it was made for: painted thrice.
+        if event.size == self.fitted == self.size:
+            event.stop()
+            event.prevent_default()
+        else:
+            self.fitted = None
 
     def compose(self) -> ComposeResult:
         """Header, the screen's own part, keys."""
@@ -62,11 +80,13 @@ class WorkbenchScreen(Screen[None]):
 
     def update_run(self) -> None:
         """Show the present state of the run."""
-        if not self.is_mounted:
-            return  # it will, once it is there: the run can be quicker than its screen
+        headers = self.query(WorkbenchHeader)
+        if not self.is_mounted or not headers:
+            # It will, once it is there: the run can be quicker than its screen. Or it is leaving.
+            return
         training = self.workbench.training
         spoken_of = training.training or training.shown
-        header = self.query_one(WorkbenchHeader)
+        header = headers.first()
         header.summary = RunSummary.of(spoken_of) if spoken_of else None
         self.show_run(training.shown)
 

@@ -8,7 +8,7 @@ from textual.content import Content
 from textual.reactive import reactive
 
 from megatron_tui import formatting
-from megatron_tui.training_service import OpenRun, Standing
+from megatron_tui.open_run import OpenRun, Standing
 from megatron_tui.widgets.panel import Text
 
 MODES = {"setup": "Setup", "training": "Training", "generation": "Generation", "runs": "Runs"}
@@ -40,7 +40,10 @@ class RunSummary:
     standing: Standing
     step: int
     steps: int
+    """Of the whole run; 0 where they are not known, or a time budget ends it."""
     remaining: str = ""
+    budget: str = ""
+    """The time budget that ended the run, if that was so."""
 
     @classmethod
     def of(cls, run: OpenRun) -> RunSummary:
@@ -48,8 +51,24 @@ class RunSummary:
         state = run.state
         # Rounded, so that the line is repainted when it says something new.
         remaining = formatting.duration(state.remaining_seconds) if run.active else ""
-        steps = state.started.steps if state.started else 0
-        return cls(run.name, run.standing, state.step, steps, remaining)
+        seconds = state.started.max_seconds if state.started else 0.0
+        steps = state.started.steps if state.started and not seconds else 0
+        spent = run.standing == "finished" and state.finish_reason == "budget"
+        budget = formatting.duration(seconds) if spent and seconds else ""
+        return cls(run.name, run.standing, state.step, steps, remaining, budget)
+
+    def places(self) -> list[str]:
+        """Return where the run is, in more and in fewer words."""
+        step, word = f"{self.step:,}", "" if self.standing == "running" else f"{self.standing} "
+        if self.budget:
+            done = f"{word}{step} steps in {self.budget}"
+            return [f"{done}, its time budget", done, f"{word}{step}"]
+        of = f" of {self.steps:,}" if self.steps else ""
+        known = self.remaining not in ("", formatting.MISSING)
+        left = f"  {self.remaining}" if known else ""
+        long = f"{word}step {step}{of}{left and f'  ETA {self.remaining}'}"
+        short = f"{word}{step}/{formatting.count(self.steps)}{left}" if self.steps else long
+        return [long, short, f"{word}{step}"]
 
 
 class WorkbenchHeader(Text):
@@ -90,23 +109,13 @@ class WorkbenchHeader(Text):
             return Content("")
         run = self.summary
         sign, colour = SIGNS[run.standing]
-        word = "" if run.standing == "running" else f"{run.standing} "
-        of = f" of {run.steps:,}" if run.steps else ""
-        remaining = (
-            f"  ETA {run.remaining}" if run.remaining not in ("", formatting.MISSING) else ""
-        )
+        long, short, shortest = run.places()
         for name, place in (
-            (f"{run.name}  ", f"{word}step {run.step:,}{of}{remaining}"),
-            (
-                f"{formatting.shortened(run.name, NAME_WIDTH)}  ",
-                f"{word}step {run.step:,}{of}{remaining}",
-            ),
-            ("", f"{word}step {run.step:,}{of}{remaining}"),
-            (
-                "",
-                f"{word}{run.step:,}/{formatting.count(run.steps)}{remaining.replace('ETA ', '')}",
-            ),
-            ("", f"{word}{run.step:,}"),
+            (f"{run.name}  ", long),
+            (f"{formatting.shortened(run.name, NAME_WIDTH)}  ", long),
+            ("", long),
+            ("", short),
+            ("", shortest),
         ):
             line = Content.assemble((name, "bold"), (f"{sign} ", colour), place)
             if line.cell_length <= space:

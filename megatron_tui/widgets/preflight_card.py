@@ -8,9 +8,12 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.content import Content
 
+from megatron_model.distributed_cost import DeviceCost
 from megatron_model.preflight import MUCH_REPETITION, Preflight
 from megatron_model.text import safe
 from megatron_tui import formatting
+from megatron_tui.known_pace import Pace
+from megatron_tui.several_devices import Part, several_rows
 from megatron_tui.widgets.panel import Panel, Text
 
 LABEL_WIDTH = 8
@@ -22,7 +25,9 @@ class PreflightCard(Panel):
     EXPLANATION: ClassVar[str] = (
         "What the run will cost, worked out anew with every change. Memory is weights, gradients, "
         "optimizer and the activations of one pass; time is an estimate until it is measured with "
-        "real steps. A red card does not fit: it says what to change, and F changes it."
+        "real steps. Of several devices the card tells what each needs, and what it sends to the "
+        "others in a step: with the whole model (DDP), and with a part of it (FSDP2). A red card "
+        "does not fit: it says what to change, and F changes it."
     )
 
     def __init__(self) -> None:
@@ -40,8 +45,16 @@ class PreflightCard(Panel):
         problems: Sequence[str] = (),
         device: str = "",
         fixable: bool = False,
+        each: Sequence[DeviceCost] = (),
+        pace: Pace | None = None,
+        compiles: bool = False,
     ) -> None:
-        """Write the card; `device` is where the run would compute."""
+        """Write the card; `device` is where the run would compute.
+
+        `each` is what every one of several devices needs: with the whole model, and with a part.
+        `pace` is that of an earlier run; `compiles` says that the estimate of time is for what the
+        run will do faster than it is estimated.
+        """
         self.set_class(bool(problems), "-problem")
         self.set_title("preflight: not like this" if problems else "preflight")
         self.set_subtitle(device)
@@ -53,7 +66,7 @@ class PreflightCard(Panel):
             lines.append(Content.styled(note, "$accent"))
         lines += [
             Content.assemble(("" if label is None else f"{label:<{LABEL_WIDTH}}", "$quiet"), *parts)
-            for label, parts in preflight_rows(result)
+            for label, parts in preflight_rows(result, each, pace, compiles=compiles)
         ]
         for warning in result.warnings:
             lines.append(Content.styled(f"! {safe(warning)}", "$warning"))
@@ -62,10 +75,13 @@ class PreflightCard(Panel):
         self.query_one(Text).show(Content("\n").join(lines), layout=True)
 
 
-Part = tuple[str, str]
-
-
-def preflight_rows(result: Preflight) -> list[tuple[str | None, list[Part]]]:
+def preflight_rows(
+    result: Preflight,
+    each: Sequence[DeviceCost] = (),
+    pace: Pace | None = None,
+    *,
+    compiles: bool = False,
+) -> list[tuple[str | None, list[Part]]]:
     """Return the label and the styled parts of each figure."""
     # The words of the problem say it too: colour alone means nothing.
     style = {True: "bold $success", False: "bold $error", None: "bold"}[result.fits]
@@ -88,12 +104,11 @@ def preflight_rows(result: Preflight) -> list[tuple[str | None, list[Part]]]:
         disk.append((f" of {formatting.size(result.disk_free)} free", "$quiet"))
     return [
         ("model", [(formatting.count(result.parameters), "bold"), (" parameters", "$quiet")]),
-        ("memory", memory),
-        *_memory_parts(result),
+        *(several_rows(result, each) if each else [("memory", memory), *_memory_parts(result)]),
         ("a step", step),
         ("split", split),
         ("epochs", epochs),
-        ("time", _time(result)),
+        *_time(result, pace, compiles=compiles),
         ("on disk", disk),
     ]
 
@@ -114,12 +129,31 @@ def _memory_parts(result: Preflight) -> list[tuple[str | None, list[Part]]]:
     return [(None, [*shown[0], gap, *shown[1]]), (None, [*shown[2], gap, *shown[3]])]
 
 
-def _time(result: Preflight) -> list[Part]:
+def _time(
+    result: Preflight, pace: Pace | None, *, compiles: bool
+) -> list[tuple[str | None, list[Part]]]:
+    """Return how long the run will take, and what that rests on."""
+    about: Part = ("about ", "$quiet")
     if result.seconds is None:
-        return [(formatting.MISSING, "bold")]
+        return [("time", [(formatting.MISSING, "bold")])]
     if result.measured:
-        return [(formatting.duration(result.seconds), "bold"), (", from measured steps", "$quiet")]
-    return [("about ", "$quiet"), (formatting.duration(result.seconds), "bold")]
+        words = ", from measured steps"
+        return [("time", [(formatting.duration(result.seconds), "bold"), (words, "$quiet")])]
+    if pace is not None and result.total_characters is not None:
+        steps = result.total_characters / result.characters_per_step
+        seconds = formatting.duration(steps * pace.seconds_per_step)
+        rows: list[tuple[str | None, list[Part]]] = [
+            ("time", [about, (seconds, "bold"), (", as before", "$quiet")])
+        ]
+        if pace.compile_seconds is not None:
+            took = formatting.duration(pace.compile_seconds)
+            rows.append((None, [(f"compiling took {took} the first time", "$quiet")]))
+        return rows
+    estimate = [about, (formatting.duration(result.seconds), "bold")]
+    # A budget is no estimate.
+    if compiles and result.total_characters is not None:
+        estimate.append((" uncompiled", "$quiet"))
+    return [("time", estimate)]
 
 
 def _short_size(number: int) -> str:

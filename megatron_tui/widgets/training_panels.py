@@ -20,7 +20,7 @@ from megatron_tui.alerts import Alert
 from megatron_tui.chart_view import UNIT_TITLES, Axis, ChartView, Unit
 from megatron_tui.curves import METRICS, Metric, OtherRun
 from megatron_tui.film_strip import FilmStrip
-from megatron_tui.training_service import OpenRun
+from megatron_tui.open_run import OpenRun
 from megatron_tui.widgets.chart import Chart
 from megatron_tui.widgets.panel import Panel, Text
 
@@ -315,7 +315,7 @@ class RunProgress(Text):
             words.append(f"last word {formatting.age(max(0.0, now - state.last_time))}")
         if run.active and redrawing:
             words.append(redrawing)
-        said = (self._phase(run), round(state.progress, 3), tuple(words))
+        said = (self._phase(run, now), round(state.progress, 3), tuple(words))
         if said != self._said:
             self._said = said
             self.show(self._line())
@@ -324,7 +324,10 @@ class RunProgress(Text):
         """Another width has room for other words."""
         self.show(self._line())
 
-    def _phase(self, run: OpenRun) -> str:
+    def _phase(self, run: OpenRun, now: float) -> str:
+        if run.launch is not None:
+            ending = "; then it stops" if run.stopping else ""
+            return run.launch.phase(now) + ending
         if run.standing == "stopping":
             return "saving, then stopping"
         if run.reading:

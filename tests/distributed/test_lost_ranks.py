@@ -145,11 +145,17 @@ def test_a_signal_to_the_launcher_saves_and_stops_all(runs_dir: Path, corpus: Pa
 
 
 def test_a_request_refused_by_the_ranks_is_refused_by_the_launcher(
-    runs_dir: Path, corpus: Path
+    runs_dir: Path, corpus: Path, tmp_path: Path
 ) -> None:
     folder = make_run(runs_dir, corpus, training__batch_size=1)
     command = [sys.executable, "-m", "megatron_model", "train", "--resume", str(folder.path)]
-    done = subprocess.run([*command, "--devices", "2"], capture_output=True, text=True)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    done = subprocess.run(
+        [*command, "--devices", "2"], capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "each needs a sequence of its own" in done.stderr
+    assert list(temporary.iterdir()) == []

@@ -118,7 +118,7 @@ def test_commands_are_obeyed_by_all_at_the_same_step(runs_dir: Path, corpus: Pat
         wait_for_reports(folder)
         orders.send("pause")
         wait_for(lambda: any(isinstance(e, RunPaused) for e in events_of(folder)), "a pause")
-        orders.send(Change("training.learning_rate", 0.0))
+        orders.send(Change("training.muon_learning_rate", 0.0))
         orders.send("save")
         orders.send("evaluate")
         orders.send("resume")

@@ -1,0 +1,91 @@
+"""The start of a run in processes of its own, from the command to the first word in its log.
+
+The process that is started stands for all of them (see megatron_model/distributed_launch.py). When
+it ends before they train, what it said last is why; that is read from the run's trainer.log, which
+is held open: a run that was refused takes its folder, and the log in it, away.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from typing import TypeAlias
+
+from megatron_model.command_folder import CommandFolder
+from megatron_model.errors import RequestError
+from megatron_model.handover import TRAINER_LOG, open_trainer_log
+from megatron_model.run_folder import RunFolder
+from megatron_model.text import safe
+
+StartProcesses: TypeAlias = Callable[[RunFolder], "subprocess.Popen[bytes]"]
+
+SAYS = b"megatron-model: "
+"""Begins the sentence with which a request is refused."""
+_LONGEST = 1 << 20
+
+
+class Launch:
+    """Processes that come up to train a run.
+
+    Args:
+        folder: the run.
+        devices: how many of them train together.
+        start: starts the process that stands for them.
+        now: the time.
+
+    Raises:
+        RequestError: it cannot be started.
+    """
+
+    def __init__(
+        self, folder: RunFolder, devices: int, start: StartProcesses, now: float = 0.0
+    ) -> None:
+        self.devices = devices
+        self.began = now
+        self.offset = 0
+        """How long the run's log was before; what follows was said by these processes."""
+        self._folder = folder
+        # What was meant for a trainer that is gone is not for these.
+        CommandFolder(folder.path).clear()
+        try:
+            os.close(open_trainer_log(folder))
+            self._log = (folder.path / TRAINER_LOG).open("rb")
+        except OSError as error:
+            raise RequestError(
+                f"Cannot write {safe(str(error.filename))}: {error.strerror}."
+            ) from None
+        self._log.seek(0, os.SEEK_END)
+        try:
+            self.process = start(folder)
+        except RequestError:
+            self._log.close()
+            raise
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process that stands for all of them is gone."""
+        return self.process.poll() is not None
+
+    @property
+    def holds(self) -> bool:
+        """Whether one of them has the run: they are up, and get ready."""
+        return self._folder.is_active()
+
+    def phase(self, now: float) -> str:
+        """Return what is happening, in words."""
+        doing = "preparing in" if self.holds else "starting"
+        seconds = max(0.0, now - self.began)
+        return f"{doing} {self.devices} processes, {seconds:.0f}s"
+
+    def why(self) -> str:
+        """Return why there comes nothing: the refusal, or the last that was said."""
+        lines = [line for line in self._log.read(_LONGEST).splitlines() if line.strip()]
+        refusals = [line.removeprefix(SAYS) for line in lines if line.startswith(SAYS)]
+        found = (refusals or lines or [b""])[-1].decode(errors="replace")
+        words = safe(found, one_line=True)
+        return words or f"The {self.devices} processes ended at once, without a word."
+
+    def close(self) -> None:
+        """Look no further."""
+        self._log.close()
