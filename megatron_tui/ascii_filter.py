@@ -10,11 +10,13 @@ from textual.color import Color
 from textual.filter import LineFilter
 
 _ALIKE = {
-    **dict.fromkeys("─━╌┄═▔▁⎺⎽╴╶", "-"),
+    **dict.fromkeys("─╌┄▔▁⎺⎽╴╶", "-"),
+    **dict.fromkeys("━═", "="),
     **dict.fromkeys("│┃║▏▎▍▌▐▕", "|"),
     **dict.fromkeys("╭╮╰╯┌┐└┘├┤┬┴┼┏┓┗┛┡┩╋╸╺", "+"),
     **dict.fromkeys("█▇▆▅▄▃▂▊▋▉■", "#"),
-    **dict.fromkeys("●•∙·", "*"),
+    **dict.fromkeys("●•", "*"),
+    **dict.fromkeys("∙·", "."),
     **dict.fromkeys("▸▶→›", ">"),
     **dict.fromkeys("◂◀←‹", "<"),
     **dict.fromkeys("▾▼↓", "v"),

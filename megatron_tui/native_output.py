@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 _GROUPS = {
-    "-": "─━–",
+    "-": "─–",
+    "=": "━",
     "|": "│┃▉▊▋▌▍▎▏‖",
     "+": "╭╮╰╯┌┐└┘├┤┬┴┼",
     "o": "○◌",

@@ -1,6 +1,6 @@
 """Makes the pictures of the README: a real run on a built-in corpus, driven by keys.
 
-python -m tools.screenshots [--seconds S]
+python -m tools.screenshots [--seconds S] [--only {one,two}]
 """
 
 from __future__ import annotations
@@ -89,13 +89,46 @@ async def tour(seconds: float) -> None:
         await shoot(pilot, "runs")
 
 
+async def two_devices(seconds: float) -> None:
+    """Start a run on two processes as a person would, and take its picture."""
+    from megatron_tui.opening import make_app
+    from megatron_tui.screens.setup import SetupScreen
+
+    app = make_app()
+    async with app.run_test(size=SIZES[0]) as pilot:
+        bench = app.workbench
+        await until(lambda: bench.engine.state == "ready", 60)
+        setup = app.screen
+        assert isinstance(setup, SetupScreen)
+        await until(lambda: setup.facts.complete, 60)
+        changes = {"devices": 2, "max_seconds": seconds, "evaluate_every": 50}
+        setup.plan.change(setup.draft.with_values({f"training.{k}": v for k, v in changes.items()}))
+        await pilot.press("ctrl+r")
+        await until(lambda: bench.training.launched is not None, 30)
+        run = bench.training.launched
+        assert run is not None
+        try:
+            # The first time the step is compiled.
+            await until(lambda: run.state.progress > 0.7, 300 + 4 * seconds)
+            await pilot.press("f3")
+            await asyncio.sleep(1)
+            svg = app.export_screenshot(title="megatron-tui")
+            (FOLDER / "training-two-devices.svg").write_text(svg, encoding="utf-8")
+        finally:
+            bench.training.end_launched()
+            await until(lambda: bench.training.launched is None, 120)
+
+
 def main() -> None:
     """Make every picture anew."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=100, help="about how long the run takes")
+    parser.add_argument("--only", choices=("one", "two"), help="pictures of so many devices")
     options = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
     os.environ["TEXTUAL_ANIMATIONS"] = "none"
+    # Every colour, whatever terminal this is started in.
+    os.environ.update(COLORTERM="truecolor", TERM="xterm-256color")
     with tempfile.TemporaryDirectory() as folder:
         os.environ.pop("MEGATRON_RUNS_DIR", None)
         # The pictures are nobody's own; what is compiled stays where it is.
@@ -103,7 +136,10 @@ def main() -> None:
         os.environ["HOME"] = folder
         for kind in ("CONFIG", "DATA", "STATE"):
             os.environ.pop(f"XDG_{kind}_HOME", None)
-        asyncio.run(tour(options.seconds))
+        if options.only != "two":
+            asyncio.run(tour(options.seconds))
+        if options.only != "one":
+            asyncio.run(two_devices(options.seconds))
     print(f"pictures in {FOLDER.name}/")
 
 

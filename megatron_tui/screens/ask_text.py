@@ -12,6 +12,7 @@ from textual.widgets import TextArea
 
 from megatron_model.text import safe
 from megatron_tui.screens.modal import ModalScreen
+from megatron_tui.widgets.key_hints import KeyHints
 from megatron_tui.widgets.panel import Text
 
 
@@ -38,13 +39,7 @@ class AskText(ModalScreen[str | None]):
             area = TextArea(self._text, compact=True, soft_wrap=True, show_line_numbers=False)
             area.cursor_blink = False
             yield area
-            yield Text(
-                Content.assemble(
-                    ("ctrl+s", "bold $primary"), " takes it   ",
-                    ("esc", "bold $primary"), " leaves it",
-                ),
-                classes="keys",
-            )  # fmt: skip
+            yield KeyHints()
 
     def action_take(self) -> None:
         """Close with the text."""

@@ -16,6 +16,7 @@ from textual.widgets import Input
 from megatron_model.errors import RequestError
 from megatron_model.text import safe
 from megatron_tui.screens.modal import ModalScreen
+from megatron_tui.widgets.key_hints import KeyHints
 from megatron_tui.widgets.panel import Text
 
 Check: TypeAlias = Callable[[Mapping[str, str]], object]
@@ -32,6 +33,14 @@ class Question:
     """What stands there at first."""
 
 
+class ValueInput(Input):
+    """One value; enter acts on all that was typed before it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "screen.take", "Take", tooltip="Take the values", id="values.take"),
+    ]
+
+
 class AskValues(ModalScreen[dict[str, str] | None]):
     """Ask for some values; enter takes them when they can be, escape leaves all as it is."""
 
@@ -39,13 +48,12 @@ class AskValues(ModalScreen[dict[str, str] | None]):
     AUTO_FOCUS = "Input"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Leave", tooltip="Change nothing", id="values.leave"),
-        # Priority, for an Input takes enter for itself.
-        Binding(
-            "enter", "take", "Take", tooltip="Take the values", id="values.take", priority=True
-        ),
-        Binding("down", "app.focus_next", show=False),
-        Binding("up", "app.focus_previous", show=False),
-    ]
+        # Priority: what is typed next is for the other field.
+        Binding("up", "app.focus_previous", "Field", tooltip="Field above", id="values.up",
+                priority=True),
+        Binding("down", "app.focus_next", "Field", tooltip="Field below", id="values.down",
+                priority=True),
+    ]  # fmt: skip
 
     def __init__(
         self, title: str, text: str, questions: Sequence[Question], check: Check, *, yes: str
@@ -67,21 +75,11 @@ class AskValues(ModalScreen[dict[str, str] | None]):
                         label = Text(question.label, classes="label")
                         label.styles.width = width
                         yield label
-                        yield Input(
+                        yield ValueInput(
                             safe(question.text, one_line=True), compact=True, id=f"value-{number}"
                         )
             yield Text(classes="error")
-            yield Text(
-                Content.assemble(
-                    ("enter", "bold $primary"),
-                    f" {self._yes}   ",
-                    ("esc", "bold $primary"),
-                    " leaves all as it is   ",
-                    ("↑ ↓", "bold $primary"),
-                    " fields",
-                ),
-                classes="keys",
-            )
+            yield KeyHints({"values.take": self._yes})
 
     @property
     def values(self) -> dict[str, str]:

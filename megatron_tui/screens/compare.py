@@ -18,11 +18,26 @@ from megatron_model.run_folder import RunFolder, list_runs
 from megatron_model.text import safe
 from megatron_tui import compare, formatting
 from megatron_tui.compare import COLOURS, SIGNS, Compared
-from megatron_tui.screens.modal import ModalScreen
+from megatron_tui.screens.modal import ModalScreen, Options
+from megatron_tui.widgets.key_hints import KeyHints
 from megatron_tui.widgets.panel import Text
 
 MANY = 200
 """So many runs are offered, the newest first."""
+
+
+class RunList(Options):
+    """The runs; a mark is set after the keys that were typed before it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "space,enter",
+            "screen.mark",
+            "Mark",
+            tooltip="Lay it over the chart, or take it away",
+            id="compare.mark",
+        ),
+    ]
 
 
 class CompareScreen(ModalScreen[tuple[Compared, ...]]):
@@ -31,20 +46,26 @@ class CompareScreen(ModalScreen[tuple[Compared, ...]]):
     CSS_PATH = "compare.tcss"
     AUTO_FOCUS = "OptionList"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(
-            "space,enter",
-            "mark",
-            "Mark",
-            tooltip="Lay it over the chart, or take it away",
-            id="compare.mark",
-            priority=True,
-        ),
-        Binding("x", "clear", "None", tooltip="Compare with nothing", id="compare.clear"),
+        Binding("x", "clear", "Unmark all", tooltip="Compare with nothing", id="compare.clear"),
         Binding("escape,c,q", "close", "Close", tooltip="Back to the chart", id="compare.close"),
         Binding("j", "move('down')", show=False),
         Binding("k", "move('up')", show=False),
-        Binding("pagedown,ctrl+d", "page(1)", show=False),
-        Binding("pageup,ctrl+u", "page(-1)", show=False),
+        Binding(
+            "pageup,ctrl+u",
+            "page(-1)",
+            "Table",
+            tooltip="Scroll the table up",
+            id="compare.page_up",
+            priority=True,  # the list would take it for itself
+        ),
+        Binding(
+            "pagedown,ctrl+d",
+            "page(1)",
+            "Table",
+            tooltip="Scroll the table down",
+            id="compare.page_down",
+            priority=True,
+        ),
     ]
 
     def __init__(self, own: RunFolder, state: Compared, marked: Sequence[Compared]) -> None:
@@ -57,22 +78,10 @@ class CompareScreen(ModalScreen[tuple[Compared, ...]]):
         """Runs, differences, keys."""
         with Vertical(classes="compare"):
             yield Text(Content.assemble((f"Compare {self._own.name} with", "bold")))
-            yield OptionList(markup=False)
+            yield RunList(markup=False)
             with VerticalScroll(can_focus=False):
                 yield Text(classes="table")
-            yield Text(
-                Content.assemble(
-                    ("space", "bold $primary"),
-                    " marks   ",
-                    ("x", "bold $primary"),
-                    " unmarks all   ",
-                    ("pgup pgdn", "bold $primary"),
-                    " table   ",
-                    ("esc", "bold $primary"),
-                    " shows them",
-                ),
-                classes="keys",
-            )
+            yield KeyHints()
 
     def on_mount(self) -> None:
         """List the runs."""

@@ -60,7 +60,7 @@ def choose_opponent(
 
     if offered:
         title = f"Duel of {first.run}, {first.words}, against"
-        screen.app.push_screen(Pick(title, entries, hint="lets them write"), take)
+        screen.app.push_screen(Pick(title, entries, verb="Let them write"), take)
     else:
         screen.notify("There are no other weights yet: a duel takes two.")
 

@@ -11,16 +11,26 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.content import Content
 from textual.widgets import DirectoryTree
 
 from megatron_model.text import safe
 from megatron_tui.screens.modal import ModalScreen
+from megatron_tui.widgets.key_hints import KeyHints
 from megatron_tui.widgets.panel import Text
 
 
 class SafeDirectoryTree(DirectoryTree):
     """A directory tree whose names are text: no markup, no escapes."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "enter",
+            "select_cursor",
+            "Open or take",
+            tooltip="Choose the file, or open the folder",
+            id="browser.open",
+        ),
+    ]
 
     ICON_NODE = "▸ "
     ICON_NODE_EXPANDED = "▾ "
@@ -50,14 +60,7 @@ class FileBrowser(ModalScreen[Path | None]):
         with Vertical(classes="browser"):
             yield Text(safe(str(self._start), one_line=True), classes="where")
             yield SafeDirectoryTree(self._start)
-            yield Text(
-                Content.assemble(
-                    ("enter", "bold $primary"), " opens or takes   ",
-                    ("f", "bold $primary"), " takes folder   ",
-                    ("backspace", "bold $primary"), " up   ",
-                    ("esc", "bold $primary"), " cancels",
-                )
-            )  # fmt: skip
+            yield KeyHints()
 
     @on(DirectoryTree.FileSelected)
     def _choose(self, event: DirectoryTree.FileSelected) -> None:

@@ -13,6 +13,7 @@ from textual.screen import Screen
 
 from megatron_tui.screens.modal import ModalScreen
 from megatron_tui.widgets.key_bar import shown_key
+from megatron_tui.widgets.key_hints import KeyHints
 from megatron_tui.widgets.panel import Panel, Text
 
 KEYS_WIDTH = 12
@@ -24,8 +25,8 @@ class HelpScreen(ModalScreen[None]):
     CSS_PATH = "help.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,question_mark,f1,q", "close", "Close", tooltip="Close", id="help.close"),
-        Binding("down,j", "scroll(1)", "Down", show=False, tooltip="Scroll down", id="help.down"),
-        Binding("up,k", "scroll(-1)", "Up", show=False, tooltip="Scroll up", id="help.up"),
+        Binding("down,j", "scroll(1)", "Scroll", tooltip="Scroll down", id="help.down"),
+        Binding("up,k", "scroll(-1)", "Scroll", tooltip="Scroll up", id="help.up"),
         Binding(
             "pagedown,ctrl+d,space", "scroll(10)", "Page down", show=False, tooltip="Page down",
             id="help.page_down",
@@ -46,13 +47,7 @@ class HelpScreen(ModalScreen[None]):
         with Vertical(classes="help"):
             with VerticalScroll(can_focus=False):
                 yield Text(self._everything())
-            yield Text(
-                Content.assemble(
-                    ("↑ ↓", "bold $primary"), " scroll   ", ("esc", "bold $primary"), " closes   ",
-                    "keys.toml changes keys",
-                ),
-                classes="hint",
-            )  # fmt: skip
+            yield KeyHints(note="keys.toml changes keys")
 
     def action_close(self) -> None:
         """Close the help."""

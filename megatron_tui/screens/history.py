@@ -15,7 +15,16 @@ from textual.widgets.option_list import Option
 from megatron_model.text import safe
 from megatron_tui.prompt_history import PromptHistory
 from megatron_tui.screens.modal import ModalScreen, Options
+from megatron_tui.widgets.key_hints import KeyHints
 from megatron_tui.widgets.panel import Text
+
+
+class SearchInput(Input):
+    """Words to search for; enter acts on all that was typed before it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "screen.take", "Take", tooltip="Take the prompt", id="history.take"),
+    ]
 
 
 class HistoryScreen(ModalScreen[str | None]):
@@ -24,9 +33,7 @@ class HistoryScreen(ModalScreen[str | None]):
     CSS_PATH = "history.tcss"
     AUTO_FOCUS = "Input"
     BINDINGS: ClassVar[list[BindingType]] = [
-        # Priority: an Input would take enter and the arrows for itself.
-        Binding("enter", "take", "Take", tooltip="Take the prompt", id="history.take",
-                priority=True),
+        # Priority: an Input would take the arrows for itself.
         Binding("down,ctrl+n", "move(1)", "Older", tooltip="An older prompt", id="history.older",
                 priority=True),
         Binding("up,ctrl+r", "move(-1)", "Newer", tooltip="A newer prompt", id="history.newer",
@@ -44,17 +51,10 @@ class HistoryScreen(ModalScreen[str | None]):
         """What is searched for, what was found, the whole prompt under the cursor, keys."""
         with Vertical(classes="history"):
             yield Text(Content.styled("Prompts of the past", "bold"))
-            yield Input(placeholder="words that are in it", compact=True)
+            yield SearchInput(placeholder="words that are in it", compact=True)
             yield Options(markup=False)
             yield Text(classes="whole")
-            yield Text(
-                Content.assemble(
-                    ("enter", "bold $primary"), " takes it   ",
-                    ("↑ ↓", "bold $primary"), " others   ",
-                    ("esc", "bold $primary"), " cancels",
-                ),
-                classes="keys",
-            )  # fmt: skip
+            yield KeyHints()
 
     def on_mount(self) -> None:
         """Show all of them."""
@@ -96,8 +96,10 @@ class HistoryScreen(ModalScreen[str | None]):
 
     def action_take(self) -> None:
         """Take the prompt under the cursor."""
-        index = self.query_one(OptionList).highlighted
-        self.dismiss(self.found[index] if index is not None and self.found else None)
+        # The message of the last letter may still be under way.
+        found = self._history.search(self.query_one(Input).value)
+        index = self.query_one(OptionList).highlighted if found == self.found else 0
+        self.dismiss(found[index] if index is not None and found else None)
 
     def action_cancel(self) -> None:
         """Take none."""

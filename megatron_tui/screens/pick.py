@@ -11,12 +11,13 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.widgets import Input, OptionList
+from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from megatron_model.text import safe
 from megatron_tui.screens.modal import ModalScreen, Options
 from megatron_tui.widgets.corpus_picker import PathInput
+from megatron_tui.widgets.key_hints import KeyHints
 from megatron_tui.widgets.panel import Text
 
 
@@ -30,6 +31,22 @@ class Entry:
     more: str = ""
 
 
+class PickList(Options):
+    """The entries; enter is bound here, so that it acts after the keys typed before it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "screen.take", "Take", tooltip="Choose the entry", id="pick.take"),
+    ]
+
+
+class AskedPath(PathInput):
+    """The path; enter acts on all that was typed before it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "screen.take", "Do it", tooltip="Take the path", id="ask.take"),
+    ]
+
+
 class Pick(ModalScreen[str | None]):
     """Choose one of a few entries; escape chooses none."""
 
@@ -41,22 +58,22 @@ class Pick(ModalScreen[str | None]):
     ]
 
     def __init__(
-        self, title: str, entries: Sequence[Entry], chosen: str = "", hint: str = "takes it"
+        self, title: str, entries: Sequence[Entry], chosen: str = "", verb: str = "Take"
     ) -> None:
         super().__init__()
         self._title = title
         self._entries = list(entries)
         self._chosen = chosen
-        self._hint = hint
+        self._verb = verb
 
     def compose(self) -> ComposeResult:
         """Title, list, what the entry under the cursor is, keys."""
         width = max((len(safe(entry.name, one_line=True)) for entry in self._entries), default=0)
         with Vertical(classes="pick"):
             yield Text(Content.styled(safe(self._title, one_line=True), "bold"))
-            yield Options(*(self._option(entry, width) for entry in self._entries), markup=False)
+            yield PickList(*(self._option(entry, width) for entry in self._entries), markup=False)
             yield Text(classes="more")
-            yield Text(self._keys(), classes="hint")
+            yield KeyHints({"pick.take": self._verb})
 
     def on_mount(self) -> None:
         """Begin at what is chosen now."""
@@ -89,6 +106,11 @@ class Pick(ModalScreen[str | None]):
         options = self.query_one(OptionList)
         options.action_cursor_down() if change > 0 else options.action_cursor_up()
 
+    def action_take(self) -> None:
+        """Choose the entry under the cursor."""
+        if self.entry is not None:
+            self.dismiss(self.entry.value)
+
     def action_cancel(self) -> None:
         """Choose nothing."""
         self.dismiss(None)
@@ -101,11 +123,6 @@ class Pick(ModalScreen[str | None]):
     def _take(self, event: OptionList.OptionSelected) -> None:
         self.dismiss(self._entries[event.option_index].value)
 
-    def _keys(self) -> Content:
-        return Content.assemble(
-            ("enter", "bold $primary"), f" {self._hint}   ", ("esc", "bold $primary"), " cancels"
-        )
-
     def _option(self, entry: Entry, width: int) -> Option:
         mark = "● " if entry.value == self._chosen else "  "
         name = safe(entry.name, one_line=True).ljust(width)
@@ -117,22 +134,20 @@ class RunPick(Pick):
     """Choose a recorded run: enter takes its settings, R goes on with it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("R", "resume", "Resume", tooltip="Train that run further", id="pick.resume"),
+        Binding(
+            "R", "resume", "Train it further", tooltip="Train that run further", id="pick.resume"
+        ),
     ]
     RESUME = "resume:"
     """Beginning of the answer that asks for a run to be resumed."""
+
+    def __init__(self, title: str, entries: Sequence[Entry]) -> None:
+        super().__init__(title, entries, verb="Take its settings")
 
     def action_resume(self) -> None:
         """Choose to go on with the run under the cursor."""
         if self.entry is not None:
             self.dismiss(self.RESUME + self.entry.value)
-
-    def _keys(self) -> Content:
-        return Content.assemble(
-            ("enter", "bold $primary"), " takes its settings   ",
-            ("R", "bold $primary"), " trains it further   ",
-            ("esc", "bold $primary"), " cancels",
-        )  # fmt: skip
 
 
 class AskPath(ModalScreen[str | None]):
@@ -156,29 +171,22 @@ class AskPath(ModalScreen[str | None]):
         """Title, path, what is wrong, keys."""
         with Vertical(classes="pick"):
             yield Text(Content.styled(self._title, "bold"))
-            yield PathInput(self._value, id="asked")
+            yield AskedPath(self._value, id="asked")
             yield Text(classes="more")
-            yield Text(
-                Content.assemble(
-                    ("enter", "bold $primary"), " does it   ",
-                    ("tab", "bold $primary"), " completes   ",
-                    ("esc", "bold $primary"), " cancels",
-                ),
-                classes="hint",
-            )  # fmt: skip
+            yield KeyHints()
 
     def action_cancel(self) -> None:
         """Do nothing."""
         self.dismiss(None)
 
-    @on(Input.Submitted)
-    def _submit(self, event: Input.Submitted) -> None:
-        event.stop()
-        problem = self._take(event.value, self._refused == event.value)
+    def action_take(self) -> None:
+        """Do it, or say why not."""
+        typed = self.query_one(PathInput).value
+        problem = self._take(typed, self._refused == typed)
         if not problem:
-            self.dismiss(event.value)
+            self.dismiss(typed)
             return
-        self._refused = event.value
+        self._refused = typed
         self.query_one(".more", Text).show(
             Content.styled("✗ " + safe(problem, one_line=True), "$error"), layout=True
         )

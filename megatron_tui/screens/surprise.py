@@ -291,9 +291,9 @@ def legend() -> Content:
 LEGEND = (
     "$quiet",
     "$foreground on $warning 12%",
-    "bold $foreground on $warning 32%",
-    "underline $foreground on $warning 60%",
-    "bold underline $foreground on $error 60%",
+    "bold $heat-ink on $warning 32%",
+    "underline $heat-ink on $warning 60%",
+    "bold underline $heat-ink on $error 60%",
     "bold underline $background on $error",
 )
 """The tints of the widget, as the legend writes them."""

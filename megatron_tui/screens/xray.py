@@ -21,6 +21,7 @@ from megatron_tui.encoding_choice import encoding_choices
 from megatron_tui.screens.modal import ModalScreen
 from megatron_tui.screens.pick import Entry, Pick
 from megatron_tui.widgets.character_table import CharacterTable
+from megatron_tui.widgets.key_hints import KeyHints
 from megatron_tui.widgets.panel import Panel, Text
 from megatron_tui.xray_facts import XrayFacts, xray
 
@@ -64,7 +65,7 @@ class XrayScreen(ModalScreen[str | None]):
                     yield Text()
                 with Panel("characters", id="xray-characters"):
                     yield CharacterTable()
-            yield Text(classes="hint")
+            yield KeyHints()
 
     def on_mount(self) -> None:
         """Begin to look."""
@@ -125,19 +126,8 @@ class XrayScreen(ModalScreen[str | None]):
         table.set_title(f"{len(facts.table):,} characters" if facts.table else "characters")
         table.set_subtitle(ORDERS[self.order] if facts.table else "")
         self.query_one(CharacterTable).show(ordered(facts.table, self.order))
-        self.query_one(".hint", Text).show(
-            Content.assemble(
-                ("e", "bold $primary"),
-                " encoding   ",
-                ("s", "bold $primary"),
-                " sort   ",
-                ("↑ ↓", "bold $primary"),
-                " scroll   ",
-                ("esc", "bold $primary"),
-                " closes   ",
-                (f"{facts.doing}…" if facts.doing else "", "$accent"),
-            )  # fmt: skip
-        )
+        doing = Content.styled(f"{facts.doing}…", "$accent") if facts.doing else ""
+        self.query_one(KeyHints).show_note(doing)
 
 
 def encoding_pick(facts: CorpusFacts, present: str) -> Pick:
@@ -147,7 +137,7 @@ def encoding_pick(facts: CorpusFacts, present: str) -> Pick:
     entries = [Entry(name, name, f"{what:<{width}}  {text}") for name, what, text in choices]
     # Where the text does not decode, the cursor begins on what it is likely to be in.
     chosen = facts.problem.guess if facts.problem is not None and facts.problem.guess else present
-    return Pick("Read the corpus in which encoding?", entries, chosen, "reads it so")
+    return Pick("Read the corpus in which encoding?", entries, chosen, "Read it so")
 
 
 def ordered(table: tuple[CharacterCount, ...], order: str) -> tuple[CharacterCount, ...]:

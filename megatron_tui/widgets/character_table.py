@@ -28,8 +28,8 @@ class CharacterTable(ScrollView, can_focus=True):
     """Character, code, count, share and name; rare and control characters are marked in words."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j", "scroll_down", "Down", show=False, tooltip="Scroll down", id="table.down"),
-        Binding("k", "scroll_up", "Up", show=False, tooltip="Scroll up", id="table.up"),
+        Binding("down,j", "scroll_down", "Scroll", tooltip="Scroll down", id="table.down"),
+        Binding("up,k", "scroll_up", "Scroll", tooltip="Scroll up", id="table.up"),
         Binding("g", "scroll_home", "Top", show=False, tooltip="To the top", id="table.top"),
         Binding("G", "scroll_end", "End", show=False, tooltip="To the end", id="table.end"),
     ]

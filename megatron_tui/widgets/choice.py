@@ -29,7 +29,7 @@ class Choice(Widget, can_focus=True):
         width: 20;
         background: $panel;
         padding: 0 1;
-        &:focus { background: $primary 25%; }
+        &:focus { background: $field-background; }
     }
     """
 

@@ -57,24 +57,24 @@ class HeatView(ScrollView, can_focus=True):
         .heat--plain { color: $quiet; }
         .heat--surprise-0 { color: $quiet; }
         .heat--surprise-1 { color: $foreground; background: $warning 12%; }
-        .heat--surprise-2 { color: $foreground; background: $warning 32%; text-style: bold; }
-        .heat--surprise-3 { color: $foreground; background: $warning 60%; text-style: underline; }
+        .heat--surprise-2 { color: $heat-ink; background: $warning 32%; text-style: bold; }
+        .heat--surprise-3 { color: $heat-ink; background: $warning 60%; text-style: underline; }
         .heat--surprise-4 {
-            color: $foreground; background: $error 60%; text-style: bold underline;
+            color: $heat-ink; background: $error 60%; text-style: bold underline;
         }
         .heat--surprise-5 { color: $background; background: $error; text-style: bold underline; }
         .heat--share-0 { color: $quiet; }
         .heat--share-1 { color: $foreground; background: $primary 15%; }
-        .heat--share-2 { color: $foreground; background: $primary 30%; text-style: bold; }
-        .heat--share-3 { color: $foreground; background: $primary 50%; text-style: underline; }
+        .heat--share-2 { color: $heat-ink; background: $primary 30%; text-style: bold; }
+        .heat--share-3 { color: $heat-ink; background: $primary 50%; text-style: underline; }
         .heat--share-4 {
-            color: $foreground; background: $primary 75%; text-style: bold underline;
+            color: $heat-ink; background: $primary 75%; text-style: bold underline;
         }
         .heat--share-5 { color: $background; background: $primary; text-style: bold underline; }
         .heat--first-2 { color: $background; background: $primary; text-style: bold; }
-        .heat--first-1 { color: $foreground; background: $primary 30%; text-style: bold; }
+        .heat--first-1 { color: $heat-ink; background: $primary 30%; text-style: bold; }
         .heat--even { color: $quiet; }
-        .heat--second-1 { color: $foreground; background: $accent 30%; text-style: underline; }
+        .heat--second-1 { color: $heat-ink; background: $accent 30%; text-style: underline; }
         .heat--second-2 { color: $background; background: $accent; text-style: underline; }
         .heat--cursor { text-style: reverse bold; }
     }

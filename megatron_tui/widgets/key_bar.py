@@ -11,7 +11,7 @@ from textual.widget import Widget
 
 GAP = "  "
 
-_SHORT = {"⏎": "enter", "escape": "esc", "question_mark": "?", "backspace": "bksp"}
+_SHORT = {"⏎": "enter", "⌫": "bksp", "escape": "esc", "question_mark": "?", "backspace": "bksp"}
 
 
 class KeyBar(Widget):
@@ -55,15 +55,16 @@ class KeyBar(Widget):
             if not (binding.show and binding.id and enabled):
                 continue
             key = short_key(self.app.get_key_display(binding))
-            if binding.description in found:
+            said = self.word_of(binding.id, binding.description)
+            if said in found:
                 # Keys that share a word are one entry: "+ - 0 Smoothing".
-                first, word, everywhere, name = found[binding.description]
+                first, word, everywhere, name = found[said]
                 # Of several keys that do the same, the first that acts here is enough.
                 if binding.id not in seen and key not in first.split():
-                    found[binding.description] = (f"{first} {key}", word, everywhere, name)
+                    found[said] = (f"{first} {key}", word, everywhere, name)
             else:
                 everywhere = node is self.app
-                found[binding.description] = (key, binding.description, everywhere, binding.id)
+                found[said] = (key, said, everywhere, binding.id)
             seen.add(binding.id)
         # The keys of the program in the order it declares them: Textual lists inherited ones first.
         order = [getattr(binding, "id", None) for binding in self.app.BINDINGS]
@@ -73,6 +74,10 @@ class KeyBar(Widget):
                 found.values(), key=lambda entry: order.index(entry[3]) if entry[2] else -1
             )
         )
+
+    def word_of(self, binding_id: str, description: str) -> str:
+        """Return what is said of a binding."""
+        return description
 
     def _lines(self, width: int) -> list[Content]:
         own = [(key, word) for key, word, everywhere in self.keys if not everywhere]
@@ -94,10 +99,15 @@ def shown_key(binding: Binding, display: str) -> str:
     return short_key(binding.key_display or display)
 
 
+def key_entry(key: str, word: str) -> Content:
+    """Return a key and what it does."""
+    return Content.assemble((key, "bold $primary"), " ", (word, "$foreground"))
+
+
 def _line(keys: list[tuple[str, str]], limit: int | None = None) -> Content:
     line = Content("")
     for key, word in keys:
-        piece = Content.assemble((key, "bold $primary"), " ", (word, "$foreground"))
+        piece = key_entry(key, word)
         longer = Content.assemble(line, GAP if line.plain else "", piece)
         if limit is not None and longer.cell_length > limit:
             break

@@ -27,7 +27,7 @@ class Panel(Vertical):
         border-title-style: bold;
         border-subtitle-color: $quiet;
         padding: 0 1;
-        &:focus-within { border: round $primary 60%; }
+        &:focus-within { border: round $focus-line; }
     }
     """
 

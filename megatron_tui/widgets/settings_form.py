@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import ClassVar
 
 from textual import on
@@ -20,7 +23,21 @@ from megatron_tui.widgets.panel import Panel, Text
 from megatron_tui.widgets.settings_list import VALUE_WIDTH, SettingsList, label
 
 
-class ValueEditor(Input):
+class OrderedInput(Input):
+    """An input whose priority keys can wait for the letters that were typed before them."""
+
+    async def letters_taken(self) -> None:
+        """Wait until the keys that were handed to this input were taken in.
+
+        A key with priority acts in the app, ahead of those that are still on their way here.
+        """
+        taken = asyncio.Event()
+        self.call_later(taken.set)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(taken.wait(), 1.0)
+
+
+class ValueEditor(OrderedInput):
     """Lies over the value under the cursor while it is typed.
 
     The keys have priority: they act before the next key is handed out, so that a value typed fast
@@ -49,8 +66,9 @@ class ValueEditor(Input):
         self.cursor_blink = False
         self._close = close
 
-    def action_leave(self, change: int) -> None:
+    async def action_leave(self, change: int) -> None:
         """Keep what was typed; go to another row."""
+        await self.letters_taken()
         self._close(change, False)
 
     def action_revert(self) -> None:
@@ -58,7 +76,7 @@ class ValueEditor(Input):
         self._close(0, True)
 
 
-class FindField(Input):
+class FindField(OrderedInput):
     """What is typed here narrows the list."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -77,8 +95,9 @@ class FindField(Input):
         self.cursor_blink = False
         self._close = close
 
-    def action_take(self) -> None:
+    async def action_take(self) -> None:
         """Go to the first of what was found."""
+        await self.letters_taken()
         self._close()
 
     def action_clear(self) -> None:
@@ -195,6 +214,10 @@ class SettingsForm(Panel):
         """List every setting."""
         self.list_all()
 
+    def on_resize(self) -> None:
+        """Another width has room for other words."""
+        self.call_after_refresh(self._show_help)
+
     @on(SettingsList.Moved)
     def _show_help(self) -> None:
         about = self.query_one(".about", Text)
@@ -210,7 +233,8 @@ class SettingsForm(Panel):
         if found.key in self._edited and found.key in self._preset:
             preset = safe(self._preset[found.key], one_line=True) or "empty"
             scope = f"{scope}  preset {preset}".strip()
-        about.show(Content.assemble(found.description, (f"  {scope}" if scope else "", "$primary")))
+        description = shortened_to_rows(found.description, scope, *about.size)
+        about.show(Content.assemble(description, (f"  {scope}" if scope else "", "$primary")))
 
     @on(Input.Changed, "#find")
     def _search(self, event: Input.Changed) -> None:
@@ -291,6 +315,16 @@ class SettingsForm(Panel):
 
     def _typed(self, text: str) -> None:
         self.post_message(SettingsList.Edited(self.settings.field.key, text))
+
+
+def shortened_to_rows(description: str, scope: str, width: int, rows: int) -> str:
+    """Return as much of a description as fits with the whole of `scope` behind it."""
+    words = description.split()
+    kept = description
+    while words and width and rows and len(wrap(f"{kept}  {scope}".strip(), width)) > rows:
+        words.pop()
+        kept = f"{' '.join(words)}…"
+    return kept
 
 
 def find_settings(fields: Mapping[str, Field], words: list[str]) -> list[str]:

@@ -97,7 +97,9 @@ class SettingsList(ScrollView, can_focus=True):
         .settings--hint { color: $quiet; }
         .settings--error { color: $error; }
         .settings--cursor { background: $panel; }
-        &:focus .settings--cursor { background: $primary 35%; text-style: bold; }
+        &:focus .settings--cursor {
+            background: $chosen-background; color: $chosen; text-style: bold;
+        }
     }
     """
 
@@ -156,6 +158,8 @@ class SettingsList(ScrollView, can_focus=True):
         self.scroll_to(y=0, animate=False)
         self.set_reactive(SettingsList.cursor, fields.index(here) if here in fields else 0)
         self.watch_cursor()
+        # Only then is it known how far a longer list can be scrolled.
+        self.call_after_refresh(self._follow)
 
     @property
     def cursor_row(self) -> int:
@@ -186,11 +190,17 @@ class SettingsList(ScrollView, can_focus=True):
                 self.cursor = index
 
     def on_resize(self, _event: Resize) -> None:
-        """The rows fill the width."""
+        """The rows fill the width, and the cursor stays in view."""
         self.virtual_size = Size(self.scrollable_content_region.width, len(self._rows))
+        self.call_after_refresh(self._follow)
 
     def watch_cursor(self) -> None:
         """Follow the cursor and say where it is."""
+        self._follow()
+        self.refresh()
+        self.post_message(self.Moved(self.field))
+
+    def _follow(self) -> None:
         row = self._rows.index(self.field)
         height = self.scrollable_content_region.height
         # With the first field of a group its title comes into view.
@@ -199,8 +209,6 @@ class SettingsList(ScrollView, can_focus=True):
             self.scroll_to(y=top, animate=False)
         elif height and row >= self.scroll_offset.y + height:
             self.scroll_to(y=row - height + 1, animate=False)
-        self.refresh()
-        self.post_message(self.Moved(self.field))
 
     def action_move(self, change: int) -> None:
         """Move the cursor."""
