@@ -74,7 +74,7 @@ def test_the_trainers_log_is_not_written_through_a_link(
 ) -> None:
     target = tmp_path / "target"
     (run_copy.path / "trainer.log").symlink_to(target)
-    with pytest.raises(RequestError, match="Cannot hand"):
+    with pytest.raises(RequestError, match="Cannot start a process"):
         start_successor(run_copy)
     assert not target.exists()
 

@@ -58,6 +58,7 @@ EVERY_FEW = {
     "training.checkpoint_every": 7,
     "training.keep_checkpoints": 3,
     "model.dropout": 0.1,
+    "training.optimizer": "muon",
 }
 
 

@@ -30,6 +30,8 @@ ENDLESS: Mapping[str, object] = {
     "training.log_every": 20,
     "training.evaluate_every": 10_000_000,
     "training.checkpoint_every": 10_000_000,
+    # torch's own optimizers load its compiler, which takes a process longer than all the rest.
+    "training.optimizer": "muon",
 }
 """A run that goes on until it is told to stop."""
 

@@ -67,6 +67,8 @@ def test_a_closed_terminal_leaves_the_run_going_and_another_one_finds_it(
 def test_a_stalled_terminal_is_given_up_and_the_run_goes_on(run: RunFolder, runs_dir: Path) -> None:
     with training_workbench(runs_dir, run, {"MEGATRON_STALL_SECONDS": "3"}) as terminal:
         terminal.stall()
+        # What is on its way to the terminal fills up the sooner, the more there is to draw.
+        terminal.press("\x1b[15~\x1bOR" * 40)  # F5, F3
         assert terminal.wait() == 128 + signal.SIGHUP
     assert hand_overs(run) == 1
     wait_for_reports(run)

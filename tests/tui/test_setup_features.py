@@ -482,7 +482,7 @@ async def test_should_gpu_picker_with_free_memory(runs_dir: Path, tale: str) -> 
         await until(lambda: isinstance(app.screen, Pick))
         pick = app.screen
         assert isinstance(pick, Pick)
-        await until(lambda: [entry.value for entry in pick._entries] == ["auto", "cpu"])
+        await until(lambda: [entry.value for entry in pick._entries][:2] == ["auto", "cpu"])
         assert "20.0 GiB of 24.0 GiB free" in pick._entries[1].detail
         await pilot.press("j", "enter")
         await until(lambda: screen.plan.config.training.device == "cpu")
@@ -585,3 +585,25 @@ async def test_must_resume_and_fork_list(runs_dir: Path, tale: str) -> None:
         app.workbench.training.stop()
         trainer.release(1)
         await until(lambda: app.workbench.training.training is None)
+
+
+async def test_what_was_found_stays_in_view(runs_dir: Path, tale: str) -> None:
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = app.screen
+        assert isinstance(screen, SetupScreen)
+        await until(lambda: screen.facts.complete and app.workbench.engine.state == "ready")
+        settings = screen.query_one("#settings SettingsList", SettingsList)
+
+        def in_view() -> bool:
+            return 0 <= settings.cursor_row < settings.scrollable_content_region.height
+
+        await pilot.press("slash", *"max", "enter")
+        await until(lambda: len(settings.keys) > 20)  # the whole list again, not only what fitted
+        assert settings.field.key == "training.max_seconds"
+        await until(in_view)
+        await pilot.press("1", "0", "enter")
+        await until(lambda: screen.draft.text("training.max_seconds") == "10")
+        await pilot.resize_terminal(120, 40)
+        await pilot.resize_terminal(80, 24)
+        await until(in_view)

@@ -55,7 +55,7 @@ async def test_random_keys_and_resizes(
         monkeypatch.setattr(app, "action_quit", lambda: None)
         monkeypatch.setattr(app, "action_mode", lambda mode: None)
         monkeypatch.setattr(SetupScreen, "action_start", lambda screen: None)
-        monkeypatch.setattr("megatron_tui.screens.pick.RunPick.RESUME", "")
+        monkeypatch.setattr(app, "_train", lambda folder, **options: None)  # resumed or forked
         for number in range(EVENTS):
             if number % 97 == 96:
                 await pilot.resize_terminal(*draw.choice(SIZES))

@@ -31,12 +31,12 @@ from megatron_model.events import (
 from megatron_model.run_folder import RunFolder
 from megatron_tui import curves
 from megatron_tui.app import MegatronApp
+from megatron_tui.open_run import OpenRun
 from megatron_tui.preferences import Preferences
 from megatron_tui.screens.ask_values import AskValues
 from megatron_tui.screens.compare import CompareScreen
 from megatron_tui.screens.stop_run import StopRun
 from megatron_tui.screens.training import TrainingScreen
-from megatron_tui.training_service import OpenRun
 from megatron_tui.widgets.chart import Chart
 from megatron_tui.widgets.header import WorkbenchHeader
 from megatron_tui.widgets.key_bar import KeyBar
