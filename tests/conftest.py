@@ -40,8 +40,8 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than there are cores: tests of real processes mostly wait for them."""
-    return min(8, (os.cpu_count() or 1) + 1)
+    """Two workers more than there are cores: tests of real processes mostly wait for them."""
+    return min(8, (os.cpu_count() or 1) + 2)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,6 +53,8 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("HOME", str(home))
         # Many tests start processes: each would compile all of the program anew.
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        # The flags of the processor are enough: trying them out takes three compilations.
+        patch.setenv("TORCHINDUCTOR_VEC_ISA_OK", "1")
         # Whatever terminal the tests run in.
         patch.setenv("MEGATRON_ASCII", "0")
         patch.setenv("COLORTERM", "truecolor")

@@ -215,7 +215,6 @@ async def test_every_setting_has_its_help_whole_or_with_dots(runs_dir: Path, tal
         found, read = [], set()
         for _ in range(60):
             await pilot.press("down")
-            await pilot.pause()
             found += cut(about)
             read.add(about.plain)
         assert not found

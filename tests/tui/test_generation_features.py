@@ -268,7 +268,7 @@ async def test_must_live_weights_with_the_cost_shown(runs_dir: Path, config: Run
 async def test_must_context_window_meter(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         block = run_copy.config.model.block_size
-        assert shown.line("#context").endswith(f" 0 of {block}")
+        await until(lambda: shown.line("#context").endswith(f" 0 of {block}"))
         await shown.set("max_new_tokens", "5")
         await shown.press("i")
         await shown.type("the")
