@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 from textual.content import Content
-from textual.events import ScreenResume
+from textual.events import Resize, ScreenResume
 from textual.widgets import DataTable
 from textual.worker import get_current_worker
 
@@ -69,14 +69,27 @@ class RunsScreen(WorkbenchScreen):
 
     def on_mount(self) -> None:
         """Set up the columns."""
-        table = self.query_one(DataTable)
-        # A wide terminal has room for whole names.
-        self._name_width += max(0, min(30, self.app.size.width - 80))
-        for title, width in COLUMNS:
-            width = self._name_width if title == "run" else width
-            heading = RichText(title, justify="left" if title in ("run", "status") else "right")
-            table.add_column(heading, width=width, key=title)
+        self._set_columns(self.app.size.width)
         self._timer = self.set_interval(REFRESH_SECONDS, self.read)
+
+    def on_resize(self, event: Resize) -> None:
+        """Give the names what room there is now."""
+        if not self.is_mounted or _name_width(event.size.width) == self._name_width:
+            return
+        table = self.query_one(DataTable)
+        row = table.cursor_row
+        rows, self.rows = self.rows, []
+        self._set_columns(event.size.width)
+        self.show_rows(rows)
+        table.move_cursor(row=row)
+
+    def _set_columns(self, width: int) -> None:
+        table = self.query_one(DataTable)
+        table.clear(columns=True)
+        self._name_width = _name_width(width)
+        for title, own in COLUMNS:
+            heading = RichText(title, justify="left" if title in ("run", "status") else "right")
+            table.add_column(heading, width=self._name_width if title == "run" else own, key=title)
 
     def on_screen_resume(self, _event: ScreenResume | None = None) -> None:
         """Look again."""
@@ -219,6 +232,11 @@ class RunsScreen(WorkbenchScreen):
                 ]
             )
         )
+
+
+def _name_width(width: int) -> int:
+    """Return how wide the names may be: a wide terminal has room for whole ones."""
+    return COLUMNS[0][1] + max(0, min(30, width - 80))
 
 
 def _cells(row: RunRow, now: float, name_width: int) -> list[RichText]:

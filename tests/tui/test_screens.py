@@ -323,7 +323,7 @@ async def test_runs_are_listed_opened_and_deleted(runs_dir: Path) -> None:
     app = make_app(make_workbench(runs_dir))
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press("f5")
-        await until(lambda: app.screen.query_one(DataTable).row_count == 2)
+        await until(lambda: isinstance(app.screen, RunsScreen) and len(app.screen.rows) == 2)
         screen = app.screen
         assert isinstance(screen, RunsScreen)
         assert {row.standing for row in screen.rows} == {"stopped"}
@@ -334,6 +334,23 @@ async def test_runs_are_listed_opened_and_deleted(runs_dir: Path) -> None:
         await pilot.press("enter")
         await until(lambda: isinstance(app.screen, TrainingScreen))
         assert app.workbench.training.shown is not None
+
+
+async def test_the_runs_fit_a_terminal_that_is_made_smaller(runs_dir: Path) -> None:
+    copy_recorded(runs_dir)
+    copy_recorded(runs_dir, "second")
+    app = make_app(make_workbench(runs_dir))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.press("f5")
+        await until(lambda: isinstance(app.screen, RunsScreen) and len(app.screen.rows) == 2)
+        table = app.screen.query_one(DataTable)
+        await pilot.press("j")
+        for width in (80, 120):
+            await pilot.resize_terminal(width, 40)
+            await until(lambda: table.row_count == 2 and app.screen.size.width == width)  # noqa: B023
+            await pilot.pause()
+            assert not table.show_horizontal_scrollbar
+            assert table.cursor_row == 1
 
 
 async def test_a_run_whose_trainer_died_is_interrupted(runs_dir: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import time
 from pathlib import Path
 
 import psutil
@@ -25,9 +24,8 @@ SELDOM = [*"ceEgF12345", "enter", "escape", "up", "question_mark", "f3"]
 CHARACTERS = {"+": "plus", "-": "minus", "[": "left_square_bracket", "]": "right_square_bracket"}
 SIZES = [(80, 24), (100, 30), (120, 40), (200, 60), (81, 25), (60, 15), (149, 31)]
 
-PRESSES = 2000
+PRESSES = 1200
 BURST = 25
-SECONDS = 11.0
 MEMORY = 40 << 20
 
 
@@ -65,11 +63,10 @@ async def test_random_keys_and_resizes_while_a_run_streams_in(runs_dir: Path) ->
     async with app.run_test(size=(120, 40)):
         app._train(RunFolder.create(runs_dir, "a", RunConfig()))
         await until(lambda: isinstance(app.screen, TrainingScreen))
-        end = time.monotonic() + SECONDS
         seen: set[str] = set()
         pressed = 0
         base = 0
-        while pressed < PRESSES and time.monotonic() < end:
+        while pressed < PRESSES:
             trainer.release(25)
             for _ in range(BURST):
                 key = draw.choice(OFTEN if draw.random() < 0.85 else SELDOM)
