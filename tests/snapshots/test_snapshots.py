@@ -11,6 +11,7 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable
 
 from megatron_tui.app import MegatronApp
+from megatron_tui.screens.generation import GenerationScreen
 from megatron_tui.screens.setup import SetupScreen
 from megatron_tui.widgets.chart import Chart
 from megatron_tui.widgets.stream_view import StreamView
@@ -70,6 +71,8 @@ def test_training(snap_compare: Compare, app: MegatronApp, size: tuple[int, int]
 def test_generation(snap_compare: Compare, app: MegatronApp, size: tuple[int, int]) -> None:
     async def run_before(pilot: Pilot[Any]) -> None:
         await mode("f4", ready=lambda app: app.workbench.generation.status.phase == "ready")(pilot)
+        assert isinstance(pilot.app.screen, GenerationScreen)
+        pilot.app.screen.catch_up()
         # The text alone: its speed would differ from run to run.
         pilot.app.screen.query_one(StreamView).restart("First ")
         pilot.app.screen.query_one(StreamView).append("Citizen:\nBefore we proceed any further\n")

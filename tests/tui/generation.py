@@ -128,6 +128,7 @@ async def writing(
         await until(lambda: isinstance(app.screen, GenerationScreen) and app.screen.is_mounted)
         shown = Writing(app, pilot)
         await until(lambda: shown.status.phase in ("ready", "idle"))
+        shown.screen.catch_up()
         await pilot.pause()
         yield shown
 
