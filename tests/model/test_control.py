@@ -37,7 +37,7 @@ control = Control()
 signal.signal(signal.SIGUSR1, lambda *_: control.put("stop"))
 sender = subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())])
 taken = 0
-while taken < 4_000:
+while taken < 20_000:
     control.wait(0.00001)
     taken += control.take() is not None
 sender.kill()

@@ -15,7 +15,7 @@ from megatron_tui.widgets.settings_form import SettingsForm
 from tests.tui.conftest import GatedTrainer, copy_recorded, make_app, make_workbench, until
 from tests.tui.test_setup_features import FakeProbe
 
-EVENTS = 400
+EVENTS = 1000
 SEEDS = (1, 2)
 BURST = 25
 """Keys that come before the screen was drawn again."""

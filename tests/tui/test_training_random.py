@@ -24,7 +24,7 @@ SELDOM = [*"ceEgF12345", "enter", "escape", "up", "question_mark", "f3"]
 CHARACTERS = {"+": "plus", "-": "minus", "[": "left_square_bracket", "]": "right_square_bracket"}
 SIZES = [(80, 24), (100, 30), (120, 40), (200, 60), (81, 25), (60, 15), (149, 31)]
 
-PRESSES = 1200
+PRESSES = 2000
 BURST = 25
 MEMORY = 40 << 20
 
