@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -38,12 +39,17 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def trainer() -> Trainer:
+def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
     """A trainer that has compiled its libraries and gone to its end; not to be changed."""
-    trainer = make_trainer(CONFIG)
-    events = list(trainer.run())
-    assert not [event for event in events if "did not work" in str(event)]
-    return trainer
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # these tests may be divided among workers: the compiling is not
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(shared / "compiled"))
+        trainer = make_trainer(CONFIG)
+        events = list(trainer.run())
+        assert not [event for event in events if "did not work" in str(event)]
+        yield trainer
 
 
 def library(kind: str, trainer: Trainer) -> Library:
@@ -84,18 +90,18 @@ def test_compiled_and_eager_losses_of_a_text_agree(trainer: Trainer) -> None:
     assert float(compiled) == pytest.approx(float(eager), rel=1e-5)
 
 
-def test_a_loss_that_is_no_number_leaves_the_weights_alone() -> None:
-    trainer = make_trainer(CONFIG)
-    optimizer = build_optimizer(trainer.model, CONFIG.training)
-    assert isinstance(optimizer, MuonOptimizer)
+def test_a_loss_that_is_no_number_leaves_the_weights_alone(trainer: Trainer) -> None:
     found = library("step", trainer)
+    broken = make_trainer(CONFIG).model
+    optimizer = build_optimizer(broken, CONFIG.training)
+    assert isinstance(optimizer, MuonOptimizer)
     with torch.no_grad():
-        next(trainer.model.parameters())[0, 0] = float("nan")
-    before = [value.detach().nan_to_num(7.0) for value in trainer.model.parameters()]
-    update = library_update(found, trainer.model, optimizer)
+        next(broken.parameters())[0, 0] = float("nan")
+    before = [value.detach().nan_to_num(7.0) for value in broken.parameters()]
+    update = library_update(found, broken, optimizer)
     loss, _ = update(*tokens_like(found, trainer), rates_at(CONFIG.training, 1, 1.0))
     assert not torch.isfinite(loss)
-    for value, old in zip(trainer.model.parameters(), before, strict=True):
+    for value, old in zip(broken.parameters(), before, strict=True):
         assert torch.equal(value.nan_to_num(7.0), old)
 
 

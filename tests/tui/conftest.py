@@ -43,7 +43,7 @@ def recorded_events() -> list[Event]:
     return [event for line in lines if (event := decode_event(line)) is not None]
 
 
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait until `condition` holds; fail after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():

@@ -37,7 +37,7 @@ async def test_train_and_write(runs_dir: Path, tale: str) -> None:
         await until(lambda: screen.plan.checked.config.model.block_size == 16)
         await pilot.press("ctrl+r")
         training = app.workbench.training
-        await until(lambda: training.training is not None)
+        await until(lambda: training.shown is not None)  # it may be over before the next look
         await until(lambda: training.training is None, 120)
         run = training.shown
         assert run is not None
