@@ -212,8 +212,8 @@ class MegatronApp(App[None]):
 
     @property
     def front(self) -> WorkbenchScreen | None:
-        """The screen of the present mode, beneath any dialog."""
-        screen = self.screen_stack[0]
+        """The screen of the present mode, beneath any dialog; none once they are taken down."""
+        screen = next(iter(self.screen_stack), None)
         return screen if isinstance(screen, WorkbenchScreen) else None
 
     def open_run(self, folder: RunFolder) -> None:

@@ -80,6 +80,13 @@ async def test_three_keys_from_a_cold_start_to_a_run(runs_dir: Path) -> None:
         assert app.workbench.chosen_run is not None
 
 
+async def test_there_is_no_screen_in_front_once_they_are_taken_down(runs_dir: Path) -> None:
+    app = make_app(make_workbench(runs_dir), run=copy_recorded(runs_dir))
+    async with app.run_test(size=WIDE):
+        await until(lambda: app.front is not None)
+    assert app.front is None  # a last tick of the clock may still ask for it
+
+
 async def test_one_key_starts_as_well(runs_dir: Path, tale: str) -> None:
     trainer = GatedTrainer(recorded_events())
     app = make_app(make_workbench(runs_dir, trainer), corpus=tale)
