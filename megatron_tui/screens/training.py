@@ -216,8 +216,10 @@ class TrainingScreen(ChartScreen):
         if action == "detach":
             return run is not None and run.here and not (run.stopping or run.leaving)
         if action == "take_back":
-            idle = training.training is None
-            return run is not None and run.active and not run.here and idle
+            if run is None or training.training is not None:
+                return False
+            # Several devices are trained by processes of their own, wherever they were started.
+            return run.active and not run.here and rank_count(run.state) <= 1
         if action == "fork":
             return run is not None and run.state.last_checkpoint_step is not None
         if action == "next_alert":

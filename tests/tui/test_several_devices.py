@@ -25,6 +25,7 @@ from megatron_tui.screens.runs import RunsScreen
 from megatron_tui.screens.setup import SetupScreen
 from megatron_tui.screens.training import TrainingScreen
 from megatron_tui.training_service import TrainingService
+from megatron_tui.widgets.key_bar import KeyBar
 from megatron_tui.widgets.panel import Text
 from megatron_tui.widgets.preflight_card import PreflightCard
 from megatron_tui.widgets.ranks_panel import RanksPanel
@@ -226,7 +227,7 @@ async def test_a_refused_run_leads_back_to_setup(
         assert app.workbench.training.shown is None
 
 
-async def test_commands_go_to_the_processes_and_take_back_is_refused(
+async def test_commands_go_to_the_processes_and_take_back_is_not_offered(
     runs_dir: Path, processes: Processes
 ) -> None:
     app = app_of(runs_dir, processes)
@@ -240,8 +241,9 @@ async def test_commands_go_to_the_processes_and_take_back_is_refused(
         await pilot.press("p", "s", "e", "g")
         orders = CommandFolder(processes.folder.path)
         assert orders.take()[0] == ["pause", "save", "evaluate", "sample"]
-        await pilot.press("t")
-        assert "trains on 2 devices, in processes of its own" in said(app)
+        assert "Take back" not in str(app.screen.query_one(KeyBar).keys)
+        with pytest.raises(RequestError, match="trains on 2 devices, in processes of its own"):
+            training.start(processes.folder, take_over=True)
         await pilot.press("S", "y")
         await until(lambda: orders.take()[0] == ["stop"])
         processes.write(FINISHED)

@@ -18,7 +18,6 @@ from megatron_tui.screens.setup import SetupScreen
 from megatron_tui.screens.training import TrainingScreen
 from megatron_tui.widgets.panel import Text
 from megatron_tui.widgets.ranks_panel import RanksPanel
-from megatron_tui.widgets.training_panels import RunProgress
 from tests.model.helpers import tiny_config
 from tests.survival.processes import ENDLESS, stop
 from tests.tui.conftest import until
@@ -29,7 +28,7 @@ WIDE = (120, 40)
 @asynccontextmanager
 async def workbench(runs_dir: Path, target: str) -> AsyncIterator[tuple[MegatronApp, Pilot[None]]]:
     app = make_app(runs_dir, target)
-    async with app.run_test(size=WIDE, notifications=True) as pilot:
+    async with app.run_test(size=WIDE) as pilot:
         await until(lambda: app.workbench.engine.state == "ready", 60)
         yield app, pilot
 
@@ -46,8 +45,6 @@ async def test_two_processes_by_keys(runs_dir: Path, tale: str) -> None:
             await set_up_two(app, pilot)
             await pilot.press("ctrl+r")
             await until(lambda: isinstance(app.screen, TrainingScreen) and app.screen.made)
-            progress = app.screen.query_one(RunProgress)
-            await until(lambda: progress.plain.startswith("starting 2 processes"))
             await until(lambda: standing(app) == "running", 60)
             ranks = app.screen.query_one(RanksPanel)
             await until(lambda: ranks.query_one(Text).plain.count("MiB") == 2, 60)
@@ -55,9 +52,6 @@ async def test_two_processes_by_keys(runs_dir: Path, tale: str) -> None:
             await until(lambda: standing(app) == "paused")
             await pilot.press("s")
             await until(lambda: folder.latest_checkpoint() is not None)
-            await pilot.press("t")
-            notices = app._notifications
-            await until(lambda: any("processes of its own" in n.message for n in notices))
             await pilot.press("p")
             await until(lambda: standing(app) == "running")
             await pilot.press("q")
