@@ -276,7 +276,10 @@ async def test_must_context_window_meter(runs_dir: Path, run_copy: RunFolder) ->
         await shown.done()
         assert shown.line("#context").endswith(f" 8 of {block}")
         assert "━" in shown.line("#context")
-        await shown.press("escape", "a", "a")
+        await shown.press("escape", "a")
+        await until(lambda: len(shown.text) == 13)
+        await shown.done()
+        await shown.press("a")
         await until(lambda: len(shown.text) == 18)
         # 18 are more than the 16 it can see: with the 17th it was cut to the last 8.
         await until(lambda: shown.line("#context").endswith(f"last 9 of {block}"))
