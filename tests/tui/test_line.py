@@ -148,6 +148,7 @@ async def test_a_terminal_that_takes_its_time_gets_fewer_pictures(
         trainer.release(2)
         await until(lambda: shown.run.state.step == 10)
         clock.now += 10
+        await until(lambda: app.line._drawn == clock.now)
         await until(lambda: "step 10 of" in shown.header)
         assert app.line.asks()  # a picture is on its way, and the terminal does not answer
         clock.now += 2.0
