@@ -37,6 +37,13 @@ NOW = 1_700_000_400.0
 CPU = DeviceInfo("cpu", "2 CPU cores", "RAM", 24 << 30, 20 << 30, False, 1.5e11)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin without what an earlier test chose and the workbench remembers."""
+    for kind in ("CONFIG", "STATE"):
+        monkeypatch.setenv(f"XDG_{kind}_HOME", str(tmp_path / f".{kind.lower()}"))
+
+
 def recorded_events() -> list[Event]:
     """Return the events of the recorded run."""
     lines = (DATA / "recorded" / "events.jsonl").read_bytes().splitlines()
