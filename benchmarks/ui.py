@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import json
+import math
 import os
 import pty
 import select
@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import print_table, write_json
+from megatron_model.events import StepFinished
+from megatron_model.run_folder import RunFolder
 
 CORPUS = "builtin:python-reference"
 COLUMNS, ROWS = 120, 40
@@ -97,33 +99,28 @@ class Run:
     """One run that is trained for a while without a screen, then with one, then without again."""
 
     def __init__(self, folder: Path, threads: int) -> None:
-        self._folder = folder
-        self._log = folder / "paired" / "events.jsonl"
-        self._new = [
-            CORPUS,
-            "--preset",
-            "cpu",
-            "--name",
-            "paired",
-            "--set",
-            "training.steps=100000",
-        ]
-        self._new += ["--set", f"training.threads={threads}", "--set", "training.compile=on"]
+        self._folder = RunFolder(folder / "paired")
+        self._new = [CORPUS, "--preset", "cpu", "--name", "paired"]
+        for setting in ("steps=100000", f"threads={threads}", "compile=on"):
+            self._new += ["--set", f"training.{setting}"]
 
-    def speeds(self, since: float, until: float = float("inf")) -> float:
+    def speeds(self, since: float, until: float = math.inf) -> list[float]:
+        """Return the speeds reported between two moments."""
+        reports = [e for e in self._folder.read_events()[0] if isinstance(e, StepFinished)]
+        return [event.tokens_per_second for event in reports if since < event.time < until]
+
+    def speed(self, since: float, until: float = math.inf) -> float:
         """Return the median speed between two moments, without the first quarter."""
-        events = [json.loads(line) for line in self._log.read_text().splitlines()]
-        reports = [event for event in events if event["event"] == "step_finished"]
-        found = [e["tokens_per_second"] for e in reports if since < e["time"] < until]
+        found = self.speeds(since, until)
         return statistics.median(found[len(found) // 4 :])
 
     def headless(self, seconds: float) -> float:
         """Train it without a screen; return the median speed."""
-        what = ["--resume", "paired"] if self._log.exists() else self._new
+        what = ["--resume", "paired"] if self._folder.path.exists() else self._new
         command = [sys.executable, "-m", "megatron_model", "train", *what]
         begun = time.time()
         process = subprocess.Popen(
-            [*command, "--runs-dir", str(self._folder)],
+            [*command, "--runs-dir", str(self._folder.path.parent)],
             stderr=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )
@@ -131,12 +128,12 @@ class Run:
         time.sleep(seconds)
         process.send_signal(signal.SIGTERM)
         process.wait()
-        return self.speeds(begun)
+        return self.speed(begun)
 
     def on_screen(self, seconds: float) -> dict[str, Any]:
         """Train it in the workbench; return speeds, key times and traffic."""
         begun = time.time()
-        terminal = workbench(self._folder, "paired")
+        terminal = workbench(self._folder.path.parent, "paired")
         terminal.read(20, until=b"loss,")
         terminal.read(4)
         terminal.press(b"R")  # resumes
@@ -151,8 +148,8 @@ class Run:
         pressed = time.time()
         terminal.close()
         return {
-            "speed": self.speeds(begun, watched),
-            "speed_with_keys": self.speeds(watched, pressed),
+            "speed": self.speed(begun, watched),
+            "speed_with_keys": self.speed(watched, pressed),
             "keys": waits,
             "bytes_per_second": traffic_rate,
         }
@@ -160,10 +157,8 @@ class Run:
     def _wait_for_steps(self, since: float, terminal: Terminal | None = None) -> None:
         deadline = time.perf_counter() + 120
         while time.perf_counter() < deadline:
-            if self._log.exists():
-                last = json.loads(self._log.read_text().splitlines()[-1])
-                if last["event"] == "step_finished" and last["time"] > since:
-                    return
+            if self.speeds(since):
+                return
             if terminal is None:
                 time.sleep(0.2)
             else:
@@ -220,7 +215,7 @@ def main() -> None:
         trivial.append(first_frame([sys.executable, "-c", TRIVIAL]))
         ours.append(first_frame(None))
     rounds = [paired(options.seconds, 0) for _ in range(options.rounds)]
-    spare = [paired(options.seconds, 1) for _ in range(options.rounds // 2)]
+    spare = [paired(options.seconds, 1) for _ in range(max(1, options.rounds // 2))]
     keys = sorted(wait for each in rounds for wait in each["keys"])
     share, pressed = (
         statistics.median(each[name] for each in rounds) for name in ("share", "share_with_keys")

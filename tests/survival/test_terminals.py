@@ -23,7 +23,7 @@ from tests.survival.processes import (
     workbench,
 )
 
-LEFT_ALTERNATE_SCREEN = b"\x1b[?1049l"
+LEFT_ALTERNATE_SCREEN = "\x1b[?1049l"
 
 
 @pytest.fixture
@@ -55,8 +55,7 @@ def test_a_closed_terminal_leaves_the_run_going_and_another_one_finds_it(
         wait_for_reports(run)
         os.kill(terminal.pid, signal.SIGTERM)
         assert terminal.wait() == 128 + signal.SIGTERM
-        # What it wrote last may still be on its way to the one who reads.
-        wait_for(lambda: LEFT_ALTERNATE_SCREEN in terminal.output, "the screen given back")
+        terminal.see(LEFT_ALTERNATE_SCREEN)
     assert not run.is_active()
     finished = run.read_events()[0][-1]
     assert isinstance(finished, RunFinished)
@@ -81,8 +80,7 @@ def test_leaving_while_training_leaves_the_run_going(run: RunFolder, runs_dir: P
         terminal.see("Leave it running")
         terminal.press("l")
         assert terminal.wait() == 0
-        # What it wrote last may still be on its way to the one who reads.
-        wait_for(lambda: LEFT_ALTERNATE_SCREEN in terminal.output, "the screen given back")
+        terminal.see(LEFT_ALTERNATE_SCREEN)
     assert hand_overs(run) == 1
     wait_for_reports(run)
 
