@@ -1,6 +1,9 @@
 """``python -m megatron_model``, which is ``megatron-model``: the command line as a process."""
 
-from __future__ import annotations
+from megatron_model.util.search_path import leave_out_current_folder
+
+if __name__ == "__main__":  # before another import could find something there
+    leave_out_current_folder(__file__)
 
 import contextlib
 import os
@@ -8,7 +11,7 @@ import sys
 import threading
 from typing import NoReturn
 
-from megatron_model.cli import main
+from megatron_model.cli.parser import main
 
 
 def run() -> NoReturn:
@@ -28,11 +31,11 @@ def _leave(status: int) -> None:
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
-    # Where nobody reads any more the interpreter's own end says what is to be said.
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    # Where nobody reads any more there is nothing to be said either.
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
-from megatron_model.errors import RequestError
-from megatron_model.events import DeviceSampled
-from megatron_model.text import safe
+from megatron_model.events.schema import DeviceSampled
+from megatron_model.util.cgroup import MemoryLimit, core_limit, memory_limit
+from megatron_model.util.errors import RequestError
+from megatron_model.util.text import safe
 
 if TYPE_CHECKING:
     import torch
@@ -72,14 +73,18 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def may_have_accelerator() -> bool:
+    """Whether there may be another device than the CPU; torch knows, but it loads for a second."""
+    drivers = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+    return sys.platform == "darwin" or any(map(os.path.exists, drivers))
+
+
 def describe_device(name: str = "auto") -> DeviceInfo:
     """Return what is known of the device `name` without starting work on it."""
-    import psutil
     import torch
 
     device = choose_device(name)
     half = choose_precision("auto", device) == torch.bfloat16
-    memory = psutil.virtual_memory()
     if device.type == "cuda":
         index = device.index or 0
         free, total = torch.cuda.mem_get_info(index)
@@ -90,14 +95,25 @@ def describe_device(name: str = "auto") -> DeviceInfo:
         used = torch.mps.driver_allocated_memory()
         return DeviceInfo("mps", "Apple GPU", "Apple GPU", total, max(0, total - used), half)
     name = f"{available_cores()} CPU cores"
-    return DeviceInfo("cpu", name, "RAM", memory.total, memory.available, half)
+    memory = available_memory()
+    return DeviceInfo("cpu", name, "RAM", memory.total, memory.free, half)
+
+
+def available_memory() -> MemoryLimit:
+    """Return the memory that this process may have, and what is free of it: bytes."""
+    import psutil
+
+    machine = psutil.virtual_memory()
+    limit = memory_limit() or MemoryLimit(machine.total, machine.available)
+    return MemoryLimit(min(machine.total, limit.total), min(machine.available, limit.free))
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return how many cores this process may keep busy; of a part of a core, one."""
+    affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
+    # Rounded down: threads that wait for each other all wait for the one without its share.
+    return max(1, min(cores, int(core_limit() or cores)))
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
@@ -162,6 +178,7 @@ class MemoryMeter:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._nvml: Any = None
+        self._total = 0
         if device.type == "cuda":
             with contextlib.suppress(
                 Exception
@@ -225,6 +242,7 @@ class MemoryMeter:
     def _ram(self, step: int) -> DeviceSampled:
         import psutil
 
+        total = self._total = self._total or available_memory().total
         used = psutil.Process().memory_info().rss
         usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return DeviceSampled(
@@ -234,5 +252,5 @@ class MemoryMeter:
             used=used,
             # Linux counts in KiB, macOS in bytes; the kernel's own count of the peak lags behind.
             peak=max(used, usage if sys.platform == "darwin" else usage * 1024),
-            total=psutil.virtual_memory().total,
+            total=total,
         )

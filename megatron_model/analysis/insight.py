@@ -14,16 +14,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from megatron_model.config import SamplingConfig
-from megatron_model.dataset import TokenArray
-from megatron_model.evaluation import rows_at_once
-from megatron_model.sampling import (
+from megatron_model.config.fields import SamplingConfig
+from megatron_model.data.batches import TokenArray
+from megatron_model.data.token_cache import check_whole
+from megatron_model.data.tokenizer import CharTokenizer, UnknownCharacterError
+from megatron_model.inference.sampler import (
+    check_finite,
     generate_batch,
     generate_columns,
     make_streams,
     start_tokens,
 )
-from megatron_model.tokenizer import CharTokenizer, UnknownCharacterError
+from megatron_model.training.loss import rows_at_once
 
 CANDIDATES = 5
 """Likeliest characters told with each character."""
@@ -91,6 +93,7 @@ def surprise_of_tokens(
         block_size: the model's, or less.
         candidates: how many of the likeliest characters are told each time.
     """
+    block_size = min(block_size, max(1, len(tokens)))  # nothing is computed for the rest
     half = max(1, block_size // 2)
     rows = rows_at_once(block_size)
     count = 1 + max(0, -(-(len(tokens) - block_size) // half)) if len(tokens) else 0
@@ -98,6 +101,7 @@ def surprise_of_tokens(
     for begin in range(0, count, rows):
         starts = [window * half for window in range(begin, min(begin + rows, count))]
         base, end = starts[0], min(starts[-1] + block_size, len(tokens))
+        check_whole(tokens)
         before = np.asarray(tokens[base - 1 : base]) if base else np.array(first)
         read = np.concatenate([before, np.asarray(tokens[base:end])]).astype(np.int64)
         blocks = np.zeros((len(starts), block_size), np.int64)
@@ -121,6 +125,7 @@ def _log_probabilities(
     try:
         with torch.no_grad():
             logits: Tensor = model(torch.from_numpy(blocks).to(device)).float()
+            check_finite(logits.cpu().numpy())
             logs = logits.log_softmax(-1)
             tops = logs.topk(min(candidates, logs.size(-1))).indices
             return logs.cpu().numpy(), tops.cpu().numpy()

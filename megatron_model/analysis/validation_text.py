@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from megatron_model.checkpoint import LoadedModel
-from megatron_model.corpus import find_corpus
-from megatron_model.token_cache import prepare_now, retokenize, split
+from megatron_model.data.corpus import find_corpus
+from megatron_model.data.token_cache import prepare_now, retokenize, split
+from megatron_model.run.checkpoint import LoadedModel
 
 
 class Stretch(NamedTuple):
@@ -25,10 +25,11 @@ def validation_stretch(loaded: LoadedModel, start: int, length: int) -> Stretch:
     A start past the end counts from the beginning again, one before it from the end.
 
     Raises:
-        RequestError: the corpus is not there any more, or is another one.
+        RequestError: the corpus is gone, or is another one.
     """
     data = loaded.config.data
-    prepared = prepare_now(find_corpus(data.corpus), data.encoding)
+    source = find_corpus(data.corpus, data.reading)
+    prepared = prepare_now(source, data.encoding, errors=data.errors)
     _, validation = split(prepared, data.validation_fraction, loaded.config.model.block_size)
     total = len(validation)
     start = start % total if start >= 0 else max(0, total - length)

@@ -1,6 +1,6 @@
 """Training without a screen: what is printed, and what the signals and a lost terminal mean.
 
-With cli.py and commands.py, all that prints in this package.
+With parser.py and commands.py, all that prints in this package.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from megatron_model import events
-from megatron_model.config import RunConfig
-from megatron_model.control import Control
-from megatron_model.events import RECORDED, Event, encode_event
-from megatron_model.handover import open_trainer_log
-from megatron_model.run_folder import FINAL_WEIGHTS_FILE, RunFolder
-from megatron_model.text import safe
+from megatron_model.config.fields import RunConfig
+from megatron_model.events import schema as events
+from megatron_model.events.describe import line_of
+from megatron_model.events.schema import RECORDED, Event, encode_event
+from megatron_model.run.control import Control
+from megatron_model.run.folder import FINAL_WEIGHTS_FILE, RunFolder
+from megatron_model.run.handover import open_trainer_log
+from megatron_model.util import streams
+from megatron_model.util.text import safe
 
 if TYPE_CHECKING:
-    from megatron_model.distributed import Team
+    from megatron_model.run.runner import MakeLearner
 
 _MARK = os.environ.get("MEGATRON_LINE_MARK", "")
-"""Begins each line for people, where they are to be told from those of torchrun."""
+"""Begins each line for people, where they are to be told from what libraries print."""
 
 
 def follow(
@@ -33,33 +35,45 @@ def follow(
     *,
     json_lines: bool = False,
     take_over: bool = False,
-    team: Team | None = None,
     control: Control | None = None,
+    make_learner: MakeLearner | None = None,
+    begun: float | None = None,
 ) -> int:
     """Train the run in `folder`, print what happens, and return the exit status.
 
-    A successor (`take_over`) prints no reports of steps: they are in the run's log, and its own
-    would grow with every one of them.
+    Its time counts from when it was asked for, `begun` by `time.perf_counter`.
+
+    A process that takes over prints no reports of steps: they are in events.jsonl, and trainer.log
+    would grow with each of them.
     """
     control = control or Control()
     signals = _Signals(folder, control)
     signals.install()
-    from megatron_model.runner import run_training
+    from megatron_model.run.runner import run_training
 
     status = 0
-    for event in run_training(folder, control, config=config, take_over=take_over, team=team):
+    events_of_run = run_training(
+        folder,
+        control,
+        config=config,
+        take_over=take_over,
+        make_learner=make_learner,
+        begun=begun,
+    )
+    for event in events_of_run:
         if json_lines and isinstance(event, RECORDED):
             json_lines = _print_event(event)
         if isinstance(event, events.RunStarted):  # before it the request may still be refused
             signals.begun = True
             say(f"run {folder.name} in {folder.path}")
-        line = "" if take_over and isinstance(event, events.StepFinished) else line_of(event)
+        line = "" if take_over and isinstance(event, events.MetricsReported) else line_of(event)
         if line:
             say(line)
         if isinstance(event, events.RunFailed):
             status = 1
     if status == 0 and not isinstance(event, events.RunHandedOver):
-        say(f"weights: {folder.path / FINAL_WEIGHTS_FILE}")
+        weights = folder.path / FINAL_WEIGHTS_FILE  # not there where the run was stopped at once
+        say(f"weights: {weights}" if weights.exists() else "nothing was saved")
     if signals.first:
         signals.finish()
     return 128 + signals.first if signals.first and status == 0 else status
@@ -108,7 +122,7 @@ class _Signals:
 
 
 def _open(descriptor: int) -> bool:
-    """Whether writing to it can still work: a terminal that hung up is none any more."""
+    """Whether it can still be written to: a terminal that hung up cannot."""
     try:
         os.write(descriptor, b"")
     except OSError:
@@ -120,57 +134,14 @@ def _print_event(event: Event) -> bool:
     try:
         sys.stdout.buffer.write(encode_event(event))
         sys.stdout.buffer.flush()
-    except OSError:
-        # Whoever read along has gone; that is no reason to lose the run.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        # The reader is gone; that is no reason to lose the run.
+        streams.give_up(1)
         return False
     return True
 
 
 def say(text: str) -> None:
     """Print one line for people on stderr, which may be gone: that is no reason to lose the run."""
-    with contextlib.suppress(OSError):
-        # One line, but with its columns: `safe` would fold their spaces too.
-        line = _MARK + safe(text).replace("\n", " ") + "\n"
-        sys.stderr.write(line)  # whole: several processes write here
-        sys.stderr.flush()
-
-
-def line_of(event: Event) -> str:
-    """Return one line for people about an event, or nothing."""
-    match event:
-        case events.RunStarted():
-            verb = f"resumed at step {event.step:,}" if event.step else "started"
-            return (
-                f"{verb}: {event.parameters:,} parameters on {event.device} in {event.precision}, "
-                f"{event.characters:,} characters, {event.vocabulary_size} of them different"
-            )
-        case events.StepFinished():
-            return (
-                f"step {event.step:>7,}  loss {event.train_loss:.4f}  "
-                f"{event.tokens_per_second:,.0f} characters/s  {event.elapsed_seconds:.1f} s"
-            )
-        case events.Evaluated():
-            return (
-                f"step {event.step:>7,}  validation {event.val_loss:.4f} "
-                f"({event.bits_per_character:.4f} bits per character)"
-            )
-        case events.CheckpointSaved():
-            return f"step {event.step:>7,}  saved {event.path}"
-        case events.Noticed():
-            return f"step {event.step:>7,}  {event.text}"
-        case events.Alerted():
-            return f"step {event.step:>7,}  {event.text}"
-        case events.RunPaused():
-            return f"step {event.step:>7,}  paused"
-        case events.RunResumed():
-            return f"step {event.step:>7,}  training goes on"
-        case events.RunHandedOver():
-            return f"handed over at step {event.step:,}: another process goes on with it"
-        case events.RunFinished():
-            return f"{event.reason} at step {event.step:,} after {event.elapsed_seconds:.1f} s"
-        case events.RunFailed():
-            return f"failed at step {event.step:,}: {event.error}"
-        case _:
-            return ""
+    # One line, but with its columns: `safe` would fold their spaces too.
+    streams.say(_MARK + safe(text).replace("\n", " "))

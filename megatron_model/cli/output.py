@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,27 +12,42 @@ from typing import IO
 
 import msgspec
 
-from megatron_model.checkpoint import LoadedModel
-from megatron_model.config import SamplingConfig
-from megatron_model.dataset import TokenArray
-from megatron_model.errors import RequestError
-from megatron_model.insight import generate_scored, surprise_of_tokens
-from megatron_model.sampling import generate_batch, several
+from megatron_model.analysis.insight import generate_scored, surprise_of_tokens
+from megatron_model.config.fields import SamplingConfig
+from megatron_model.data.batches import TokenArray
+from megatron_model.inference.sampler import generate_batch, several
+from megatron_model.run.checkpoint import LoadedModel
+from megatron_model.util.errors import RequestError
+from megatron_model.util.text import with_line_feeds
+
+_LONGEST_PROMPT = 64 << 20
 
 
 def read_prompt(prompt: str) -> str:
     """Return the prompt; ``-`` stands for all of stdin without its last line break.
 
+    Line ends are those of a corpus as it is read: no model saw a carriage return.
+
     Raises:
-        RequestError: stdin is not UTF-8.
+        RequestError: stdin is not UTF-8, or does not end.
     """
     if prompt != "-":
-        return prompt
+        # In a locale without UTF-8 Python keeps the bytes of an argument apart. Where they are not
+        # UTF-8, the tokenizer says which it does not know.
+        with contextlib.suppress(UnicodeError):
+            prompt = os.fsencode(prompt).decode("utf-8")
+        return with_line_feeds(prompt)
+    data = sys.stdin.buffer.read(_LONGEST_PROMPT + 1)
+    if len(data) > _LONGEST_PROMPT:
+        raise RequestError(
+            f"The prompt on stdin is longer than {_LONGEST_PROMPT:,} bytes; a model reads the last "
+            "of it alone."
+        )
     try:
-        text = sys.stdin.buffer.read().decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise RequestError("The prompt on stdin is not UTF-8; convert it first.") from None
-    return text.removesuffix("\n").removesuffix("\r")
+    return with_line_feeds(text).removesuffix("\n")
 
 
 def write_texts(

@@ -6,41 +6,41 @@ argparse rather than a library: it starts in milliseconds, and its errors can be
 from __future__ import annotations
 
 import argparse
-import os
+import io
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from megatron_model import __version__
-from megatron_model.config import SamplingConfig
-from megatron_model.errors import RequestError, nearest
-from megatron_model.presets import PRESETS
-from megatron_model.process import wait_without_spinning
-from megatron_model.settings import fields_of
-from megatron_model.text import safe
+from megatron_model.config.fields import SamplingConfig
+from megatron_model.config.presets import ACCELERATOR_PRESET, CPU_PRESET, PRESETS
+from megatron_model.config.schema import fields_of, number, whole_number
+from megatron_model.run.control import REQUESTS
+from megatron_model.util.arguments import EXIT_WRONG_REQUEST, ArgumentParser
+from megatron_model.util.environment import VARIABLES
+from megatron_model.util.errors import RequestError, RunFailedError, nearest
+from megatron_model.util.process import wait_without_spinning
+from megatron_model.util.streams import OutputLostError, give_up, open_streams, say
+from megatron_model.util.text import safe
 
 EXIT_FAILED = 1
-EXIT_WRONG_REQUEST = 2
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one line on stderr and exit status 2."""
-
-    def error(self, message: str) -> NoReturn:
-        line = f"{self.prog}: {safe(message, one_line=True)} (see {self.prog} --help)"
-        print(line, file=sys.stderr)
-        sys.exit(EXIT_WRONG_REQUEST)
-
-
-def build_parser() -> _Parser:
+def build_parser() -> ArgumentParser:
     """Return the parser of every verb."""
-    parser = _Parser(
-        prog="megatron-model", description="Train character-level transformers and write with them."
+    ours = [f"{each.name}: {each.help}" for each in VARIABLES if each.kind == "ours"]
+    parser = ArgumentParser(
+        prog="megatron-model",
+        description="Train character-level transformers and write with them.",
+        epilog=f"Environment variables. {'. '.join(ours)}.",
     )
     parser.add_argument("--version", action="version", version=f"megatron-model {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
-    common = _Parser(add_help=False)
+    verbs = parser.add_subparsers(
+        dest="verb", metavar="VERB", required=True, parser_class=ArgumentParser
+    )
+    common = ArgumentParser(add_help=False)
     common.add_argument(
         "--runs-dir",
         type=Path,
@@ -84,11 +84,9 @@ def build_parser() -> _Parser:
     export.add_argument("output", metavar="OUT.{pt,safetensors}", type=Path)
     tell = verbs.add_parser("tell", parents=[common], help="command a run that is in training")
     tell.add_argument("run", metavar="RUN", help="a run's name or folder")
-    tell.add_argument("command", choices=COMMANDS, help="what its trainer is to do")
+    tell.add_argument("command", choices=REQUESTS, help="what its trainer is to do")
     return parser
 
-
-COMMANDS = ("pause", "resume", "save", "evaluate", "sample", "stop")
 
 _CORPUS_HELP = "a text file, a folder of text files, or builtin:NAME"
 _MODEL_HELP = "a run's name or folder, a checkpoint folder, or a .safetensors file"
@@ -96,7 +94,9 @@ _MODEL_HELP = "a run's name or folder, a checkpoint folder, or a .safetensors fi
 
 def _add_configuration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--preset", metavar="P", help=f"{', '.join(PRESETS)} (default: cpu, or small with a GPU)"
+        "--preset",
+        metavar="P",
+        help=f"{', '.join(PRESETS)} (default: {CPU_PRESET}, or {ACCELERATOR_PRESET} with a GPU)",
     )
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings from a file")
     parser.add_argument(
@@ -108,26 +108,29 @@ def _add_configuration(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_train(verbs: argparse._SubParsersAction, common: _Parser) -> None:  # type: ignore[type-arg]
-    train = verbs.add_parser("train", parents=[common], help="train a model, or go on with a run")
+def _add_train(verbs: argparse._SubParsersAction[ArgumentParser], common: ArgumentParser) -> None:
+    train = verbs.add_parser("train", parents=[common], help="train a model, or resume a run")
+    train.set_defaults(begun=None)
     train.add_argument("corpus", metavar="CORPUS", nargs="?", help=_CORPUS_HELP)
-    train.add_argument("--resume", metavar="RUN", help="go on with this run instead of a new one")
+    train.add_argument(
+        "--resume", metavar="RUN", help="resume this run instead of starting a new one"
+    )
     train.add_argument(
         "--take-over",
         action="store_true",
-        help="with --resume: ask the process that trains the run to let it go, then go on",
+        help="with --resume: have the process that trains the run hand it over, then train it here",
     )
     _add_configuration(train)
     train.add_argument("--name", help="name of the run (default: corpus and preset)")
     train.add_argument(
-        "--max-seconds", type=float, metavar="S", help="time budget; schedule and run end with it"
+        "--max-seconds", type=number, metavar="S", help="time budget; schedule and run end with it"
     )
     train.add_argument(
         "--devices", metavar="N", help="train on N devices of this machine, a process on each"
     )
     train.add_argument(
         "--max-restarts",
-        type=int,
+        type=whole_number,
         default=0,
         metavar="N",
         help="with several devices: start again from the last checkpoint, N times at most",
@@ -135,13 +138,13 @@ def _add_train(verbs: argparse._SubParsersAction, common: _Parser) -> None:  # t
     train.add_argument("--json", action="store_true", help="print the events, one JSON line each")
 
 
-def _add_sample(verbs: argparse._SubParsersAction, common: _Parser) -> None:  # type: ignore[type-arg]
+def _add_sample(verbs: argparse._SubParsersAction[ArgumentParser], common: ArgumentParser) -> None:
     sample = verbs.add_parser("sample", parents=[common], help="write text with a model")
     sample.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
     sample.add_argument("--prompt", default="", help="text to go on from; - reads it from stdin")
     sample.add_argument(
         "--num-samples",
-        type=int,
+        type=whole_number,
         default=1,
         metavar="N",
         help="texts written at once; their seeds count up. Default 1.",
@@ -187,20 +190,51 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main() -> NoReturn:
     """Run one verb and end the process with its status."""
+    begun = time.perf_counter()
+    open_streams()
     wait_without_spinning()
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or pipe in ASCII gets ``\xe9`` for what it cannot take, not a traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        options = parse(sys.argv[1:])
-        from megatron_model import commands
-
-        status = commands.run(options)
+        status = _run(begun)
         sys.stdout.flush()
     except RequestError as error:
-        print(f"megatron-model: {safe(str(error), one_line=True)}", file=sys.stderr)
+        say(f"megatron-model: {safe(str(error), one_line=True)}")
         status = EXIT_WRONG_REQUEST
+    except RunFailedError as error:
+        say(f"megatron-model: {safe(str(error), one_line=True)}")
+        status = EXIT_FAILED
+    except (MemoryError, RuntimeError) as error:
+        from megatron_model.training.nonfinite import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        say(
+            "megatron-model: There is not enough memory for this model and text; free some, or "
+            "take a model of a smaller block size."
+        )
+        status = EXIT_FAILED
+    except OutputLostError as error:
+        say(f"megatron-model: {error}")
+        give_up(1)
+        status = EXIT_FAILED
     except BrokenPipeError:
-        # Whoever read our output is gone; leave without a second complaint at shutdown.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output is gone; leave without a second complaint at shutdown.
+        give_up(1)
         status = EXIT_FAILED
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
+
+
+def _run(begun: float) -> int:
+    try:
+        options = parse(sys.argv[1:])
+    except SystemExit as end:  # what argparse has printed is written now, where it can be refused
+        return end.code if isinstance(end.code, int) else 0
+    from megatron_model.cli import commands
+
+    options.begun = begun
+    return commands.run(options)

@@ -8,16 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 
-from megatron_model.errors import RequestError, nearest
-from megatron_model.settings import Field, Settings, fields_of, setting
-from megatron_model.toml_file import read_toml
+from megatron_model.config.schema import Field, Settings, fields_of, setting
+from megatron_model.util.errors import RequestError, nearest
+from megatron_model.util.toml import read_toml
 
 REPETITION_SPAN = 64
 """How many characters back a repetition penalty looks: some lines, or all letters would pay it."""
+
+Errors: TypeAlias = Literal["stop", "replace", "drop"]
+"""What to do about bytes that are invalid in the encoding, and about NULs."""
+
+FIRST_RULES, PRESENT_RULES = 1, 2
+"""Which text a corpus is. A run keeps the rules it began with, so that it finds the same text.
+
+1: links in a folder are skipped, files come in the order 1, 10, 2, end to end, and byte-order marks
+within a text, or before one whose encoding was named, are characters of it. 2: links are followed,
+files come in the order 1, 2, 10, with a line end between them where one is missing, and byte-order
+marks are left out wherever they are.
+"""
 
 
 class ModelConfig(Settings, frozen=True, kw_only=True):
@@ -62,11 +74,6 @@ class ModelConfig(Settings, frozen=True, kw_only=True):
             raise RequestError(
                 f"model.embed_dim ({self.embed_dim}) must be a multiple of model.heads "
                 f"({self.heads}); {_nearest_multiple(self.embed_dim, self.heads)} would be."
-            )
-        if self.architecture == "modern" and (self.embed_dim // self.heads) % 2:
-            raise RequestError(
-                f"model.embed_dim / model.heads is {self.embed_dim // self.heads}; the modern "
-                "architecture rotates pairs and needs an even number."
             )
 
 
@@ -142,8 +149,8 @@ class TrainingConfig(Settings, frozen=True, kw_only=True):
     when_diverged: Annotated[
         Literal["return", "stop"],
         setting(
-            "After several steps in a row without a finite loss: return to the last checkpoint "
-            "with half the learning rate, or stop."
+            "After several steps in a row with a loss of NaN or infinity: return to the last "
+            "checkpoint with half the learning rate, or stop."
         ),
     ] = "return"
     log_every: Annotated[int, setting("Steps between loss reports.", unit="steps", low=1)] = 100
@@ -157,7 +164,7 @@ class TrainingConfig(Settings, frozen=True, kw_only=True):
         int, setting("Newest checkpoints kept, beside the best one.", unit="checkpoints", low=1)
     ] = 3
     sample_prompt: Annotated[
-        str, setting("Text the samples during training begin with; empty begins with a line break.")
+        str, setting("Prompt of the samples during training; empty starts with a line break.")
     ] = ""
     sample_length: Annotated[
         int, setting("Characters in a sample; 0 draws none.", unit="characters", low=0)
@@ -166,7 +173,7 @@ class TrainingConfig(Settings, frozen=True, kw_only=True):
         int, setting("Decides initial weights, batches and samples.", low=0, high=2**63 - 1)
     ] = 1337
     device: Annotated[
-        str, setting("auto, cpu, cuda, cuda:N or mps; auto takes an accelerator if there is one.")
+        str, setting("auto, cpu, cuda, cuda:N or mps; auto uses an accelerator if there is one.")
     ] = "auto"
     devices: Annotated[
         int,
@@ -189,11 +196,11 @@ class TrainingConfig(Settings, frozen=True, kw_only=True):
     ] = 60.0
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        setting("Arithmetic of the matrix products; auto takes bfloat16 where it is fast."),
+        setting("Arithmetic of the matrix products; auto uses bfloat16 where it is fast."),
     ] = "auto"
     compile: Annotated[
         Literal["auto", "on", "off"],
-        setting("torch.compile; auto uses it where the run is long enough to earn it back."),
+        setting("C kernels on a CPU, torch.compile elsewhere; auto uses them where that pays."),
     ] = "auto"
     threads: Annotated[
         int, setting("CPU threads for training; 0 chooses.", unit="threads", low=0, high=1024)
@@ -211,6 +218,22 @@ class DataConfig(Settings, frozen=True, kw_only=True):
     encoding: Annotated[
         str, setting("Encoding of the text; auto is UTF-8, or what a byte-order mark says.")
     ] = "auto"
+    errors: Annotated[
+        Errors,
+        setting(
+            "At bytes that are invalid in the encoding, and at NULs: stop, replace each by U+FFFD, "
+            "or drop them."
+        ),
+    ] = "stop"
+    reading: Annotated[
+        int,
+        setting(
+            "Rules by which the text is read, kept so that a run finds the same text again; 1 is "
+            "as before links were followed and files had a line end between them.",
+            low=FIRST_RULES,
+            high=PRESENT_RULES,
+        ),
+    ] = PRESENT_RULES
     validation_fraction: Annotated[
         float, setting("Share of the text, at its end, kept for validation.", low=0.001, high=0.5)
     ] = 0.1
@@ -276,7 +299,7 @@ class SamplingConfig(Settings, frozen=True, kw_only=True):
     ] = 1.0
     seed: Annotated[int, setting("Same seed, same text.", low=0, high=2**63 - 1)] = 1337
     stop: Annotated[
-        str, setting("Stop as soon as this text was written; empty goes on to the full length.")
+        str, setting("Stop once this text was written; empty writes the full length.")
     ] = ""
 
 
@@ -349,9 +372,25 @@ def config_from_builtins(data: object, *, base: RunConfig | None = None) -> RunC
     return with_settings(base or RunConfig(), changes)
 
 
+def recorded_config(data: object) -> RunConfig:
+    """Return the configuration that a run or a checkpoint recorded.
+
+    One from before the rules of reading had numbers names none: those were the first.
+
+    Raises:
+        RequestError: as `config_from_builtins`.
+    """
+    first = RunConfig(data=DataConfig(reading=FIRST_RULES))
+    return config_from_builtins(data, base=first)
+
+
 def config_from_toml(path: Path, *, base: RunConfig | None = None) -> RunConfig:
-    """Read a configuration file; settings it does not name keep the value of `base`."""
+    """Read a configuration file; settings it does not name keep the value of `base`.
+
+    A run's own run.toml is one: its table about the run itself is ignored.
+    """
     data = read_toml(path)
+    data.pop("run", None)
     try:
         return config_from_builtins(data, base=base)
     except RequestError as error:

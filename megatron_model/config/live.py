@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from megatron_model.config import RunConfig, get_setting, with_settings
-from megatron_model.errors import RequestError
+from megatron_model.config.fields import RunConfig, get_setting, with_settings
+from megatron_model.util.errors import RequestError
+from megatron_model.util.text import plural
 
 CHANGEABLE = (
     "training.learning_rate",
@@ -26,7 +27,7 @@ def changeable(config: RunConfig) -> tuple[str, ...]:
 
 
 def changed(config: RunConfig, key: str, value: float, *, step: int, seconds: float) -> RunConfig:
-    """Return the configuration with which a run goes on after `step` steps and `seconds`.
+    """Return the configuration for the rest of a run, after `step` steps and `seconds`.
 
     Raises:
         RequestError: the setting cannot change in this run, or not to this value.
@@ -37,8 +38,30 @@ def changed(config: RunConfig, key: str, value: float, *, step: int, seconds: fl
     if not math.isfinite(value):
         raise RequestError(f"{key} must be a finite number.")
     new = with_settings(config, {key: kind(value)})
-    if key == "training.steps" and new.training.steps <= step:
-        raise RequestError(f"{key} must be more than the {step:,} steps that are done.")
-    if key == "training.max_seconds" and new.training.max_seconds <= seconds:
-        raise RequestError(f"{key} must be more than the {seconds:.0f} seconds that have passed.")
+    if key in ("training.steps", "training.max_seconds"):
+        check_left(new, step=step, seconds=seconds)
     return new
+
+
+def check_left(config: RunConfig, *, step: int, seconds: float) -> None:
+    """Refuse settings that leave a run of this length no step to take.
+
+    Args:
+        config: for the rest of the run.
+        step: steps that are done.
+        seconds: of the time budget that are spent, or kept for the last evaluation.
+
+    Raises:
+        RequestError: nothing is left.
+    """
+    training = config.training
+    if training.max_seconds and training.max_seconds <= seconds:
+        raise RequestError(
+            f"training.max_seconds is {training.max_seconds:g}; it must be more than the "
+            f"{seconds:.1f} seconds that have passed."
+        )
+    if not training.max_seconds and training.steps <= step:
+        raise RequestError(
+            f"training.steps is {training.steps:,}; it must be more than the "
+            f"{plural(step, 'step')} already trained."
+        )

@@ -8,8 +8,8 @@ from collections.abc import Collection
 import msgspec
 from msgspec import Struct
 
-from megatron_model.config import ModelConfig, RunConfig, TrainingConfig
-from megatron_model.errors import RequestError, nearest
+from megatron_model.config.fields import ModelConfig, RunConfig, TrainingConfig
+from megatron_model.util.errors import RequestError, nearest
 
 
 class Preset(Struct, frozen=True):
@@ -41,18 +41,19 @@ def _modern(
     return RunConfig(model=model, training=training)
 
 
-def _muon(steps: int, batch_size: int, **changes: object) -> TrainingConfig:
-    settings: dict[str, object] = {
-        "optimizer": "muon",
-        "learning_rate": 1e-2,
-        "muon_learning_rate": 0.05,
-        "weight_decay": 0.1,
-        "schedule": "linear",
-        "cooldown": 0.7,
-        "warmup_steps": 10,
-        **changes,
-    }
-    return TrainingConfig(steps=steps, batch_size=batch_size, **settings)  # type: ignore[arg-type]
+def _muon(steps: int, batch_size: int, **changes: int | float) -> TrainingConfig:
+    recipe = TrainingConfig(
+        steps=steps,
+        batch_size=batch_size,
+        optimizer="muon",
+        learning_rate=1e-2,
+        muon_learning_rate=0.05,
+        weight_decay=0.1,
+        schedule="linear",
+        cooldown=0.7,
+        warmup_steps=10,
+    )
+    return msgspec.structs.replace(recipe, **changes)
 
 
 PRESETS: dict[str, Preset] = {
@@ -138,6 +139,14 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+CPU_PRESET, ACCELERATOR_PRESET = "cpu", "small"
+
+
+def default_preset(device: str) -> str:
+    """Return the name of the preset to start from on a device: ``cpu``, ``cuda`` or ``mps``."""
+    return CPU_PRESET if device == "cpu" else ACCELERATOR_PRESET
+
+
 def get_preset(name: str) -> Preset:
     """Return the preset called `name`.
 
@@ -161,7 +170,7 @@ MOST_EPOCHS = 25.0
 UNBLANKED_EPOCHS, BLANKED_PER_EPOCH, MOST_BLANKED = 1.5, 0.015, 0.2
 
 
-def fitted(config: RunConfig, size: int, chosen: Collection[str] = ()) -> RunConfig:
+def fitted(config: RunConfig, characters: int, chosen: Collection[str] = ()) -> RunConfig:
     """Return a configuration made from a preset, fitted to a corpus and to its time budget.
 
     A small text is read fewer times, and with more of it blanked; a short budget is spent on many
@@ -170,7 +179,7 @@ def fitted(config: RunConfig, size: int, chosen: Collection[str] = ()) -> RunCon
 
     Args:
         config: a preset's, with what the user chose.
-        size: of the corpus; bytes do for characters.
+        characters: of the corpus as it is read; its bytes are others in almost any encoding.
         chosen: dotted keys that the user chose, which stay as they are.
     """
     if config.model.architecture == "classic":
@@ -178,7 +187,7 @@ def fitted(config: RunConfig, size: int, chosen: Collection[str] = ()) -> RunCon
     training = config.training
     changes: dict[str, object] = {}
     per_step = training.batch_size * config.sequence_length
-    train_characters = max(1.0, size * (1.0 - config.data.validation_fraction))
+    train_characters = max(1.0, characters * (1.0 - config.data.validation_fraction))
     steps = min(training.steps, math.ceil(MOST_EPOCHS * train_characters / per_step))
     if "training.steps" in chosen:
         steps = training.steps

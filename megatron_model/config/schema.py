@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from megatron_model.errors import RequestError, nearest
+from megatron_model.util.errors import RequestError, nearest
 
 _GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 
@@ -75,23 +75,43 @@ class Field(Struct, frozen=True):
         """Turn what a person typed into a value of this field, checked.
 
         Raises:
-            RequestError: the text is no such value, or outside the range.
+            RequestError: the text is not such a value, or is outside the range.
         """
         value: object
         if self.kind is str:
             value = text
         else:
-            cleaned = text.strip().replace("_", "")
-            # Commas only between thousands: elsewhere they are somebody's decimal point.
+            cleaned = text.strip()
+            # Commas only between thousands: elsewhere they may be a decimal point.
             if self.kind is int and _GROUPED.fullmatch(cleaned):
                 cleaned = cleaned.replace(",", "")
             try:
-                value = int(cleaned) if self.kind is int else float(cleaned)
+                value = whole_number(cleaned) if self.kind is int else number(cleaned)
             except ValueError:
                 wanted = "a whole number" if self.kind is int else "a number"
                 raise RequestError(f'{self.key} must be {wanted}, not "{text}".') from None
         self.check(value)
         return value
+
+
+def whole_number(text: str) -> int:
+    """Read a whole number in the digits that everything else here is written in.
+
+    Python would take those of any script, which nobody could tell from others by looking.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not text.isascii():
+        raise ValueError(f"not a whole number: {text!r}")
+    return int(text)
+
+
+def number(text: str) -> float:
+    """Read a number, as `whole_number` does."""
+    if not text.isascii():
+        raise ValueError(f"not a number: {text!r}")
+    return float(text)
 
 
 def _number(value: float) -> str:

@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from megatron_model.data.token_cache import check_whole
+
 TokenArray = NDArray[Any]
 
 
 MOST_BLOCKS = 4_000_000
-"""From so many blocks on an epoch is drawn, not shuffled: it will hardly be gone through once."""
+"""From so many blocks on an epoch is drawn, not shuffled: it will hardly be read once."""
 
 
 class Batches:
@@ -67,6 +69,7 @@ class Batches:
         free, _ = torch.cuda.mem_get_info(self._device)
         if self._tokens.nbytes > free // 4:
             return None
+        check_whole(self._tokens)
         # torch indexes and gathers signed types only beyond 8 bits.
         small = self._tokens if self._tokens.dtype == np.uint8 else self._tokens.astype(np.int32)
         return torch.from_numpy(np.array(small)).to(self._device)
@@ -96,10 +99,11 @@ class Batches:
         if self._resident is not None:
             block = self._resident[self._on_device(index)].long()
         else:
+            check_whole(self._tokens)
             block = self._on_device(self._tokens[index].astype(np.int64))
         inputs, targets = block[:, :-1], block[:, 1:]
         if self._token_dropout:
-            # Drawn for all sequences, whoever works on them: it is one and the same step.
+            # Drawn for all sequences, whichever process works on them: it is one and the same step.
             shape = (self._batch_size, self._length)
             draws = self._generator(2, step).random(shape, dtype=np.float32)[self._rows]
             blanked = self._on_device(draws < self._token_dropout)

@@ -24,7 +24,7 @@ def keep_chunk_memory() -> None:
     """Have the C library keep the memory of one chunk of text for the next.
 
     glibc takes the largest block that was freed so far as the measure of what to give back to the
-    system. Left alone it returns the memory of every chunk, and fetching it anew takes as long as
+    system. Left alone it returns the memory of every chunk, and fetching it again takes as long as
     all the work on it. The block here is never touched and costs nothing.
     """
     np.empty(16 << 20, dtype=np.uint8)

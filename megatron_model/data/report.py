@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -11,16 +13,11 @@ import numpy.typing as npt
 from msgspec import Struct
 from msgspec.structs import replace
 
-from megatron_model.corpus import CorpusSource, read_chunks
-from megatron_model.encoding import (
-    AUTO,
-    EncodingGuess,
-    UndecodableError,
-    canonical_encoding,
-    codec_for,
-)
-from megatron_model.errors import RequestError
-from megatron_model.token_cache import PreparedCorpus, Tokens
+from megatron_model.config.fields import Errors
+from megatron_model.data.corpus import CorpusSource, codecs_of, read_chunks
+from megatron_model.data.encoding import AUTO, EncodingGuess, UndecodableError, canonical_encoding
+from megatron_model.data.token_cache import PreparedCorpus, Tokens, check_whole
+from megatron_model.util.text import safe
 
 SAMPLED_CHARACTERS = 32 << 20
 """The costly parts look at no more than this many characters."""
@@ -31,6 +28,8 @@ Decision: TypeAlias = Literal["byte-order mark", "valid UTF-8", "assumed UTF-8",
 """What settled an encoding; UTF-8 stays assumed when the text turns out not to be."""
 
 _CHUNK = 1 << 21
+_NAMED = 5
+"""Invisible characters that are named one by one."""
 _NAMES = {"\n": "LINE FEED", "\t": "CHARACTER TABULATION"}
 
 
@@ -101,16 +100,78 @@ class CorpusReport(Struct, frozen=True):
     text: TextReport | None
 
 
+def corpus_notes(source: CorpusSource, prepared: PreparedCorpus, encoding: str = AUTO) -> list[str]:
+    """Return in sentences what a person should know of how the corpus came to be, if anything.
+
+    How files were joined, what was left out, put in or replaced, and what is there but not seen.
+    """
+    notes = []
+    if len(source.files) > 1 and source.location == str(Path(source.location).absolute()):
+        names = [str(path.relative_to(source.location)) for path in source.files]
+        ends = prepared.line_ends
+        joined = f", with {_plural(ends, 'line end')} put in where one was missing" if ends else ""
+        notes.append(
+            f"Joined {len(names):,} files in the order {safe(names[0], one_line=True)} to "
+            f"{safe(names[-1], one_line=True)}{joined}."
+        )
+    codecs = codecs_of(source, encoding)
+    if len(set(codecs)) > 1:
+        notes.append(f"Read as {encoding_words(codecs)}.")
+    if source.left_out:
+        notes.append(f"Left out: {', '.join(map(str, source.left_out))}.")
+    if prepared.marks:
+        marks = _plural(prepared.marks, "byte-order mark")
+        notes.append(f"Left out {marks} (U+FEFF) within the text.")
+    if prepared.damaged:
+        places = _plural(prepared.damaged, "damaged place")
+        notes.append(f"Replaced or dropped {places}, as data.errors says.")
+    unseen = sorted(
+        (-count, character)
+        for character, count in zip(prepared.vocabulary, prepared.counts, strict=True)
+        if _is_unseen(character)
+    )
+    if unseen:
+        words = [
+            f"{-count:,} U+{ord(character):04X} {describe_name(character)}"
+            for count, character in unseen[:_NAMED]
+        ]
+        more = f" and {len(unseen) - _NAMED:,} others" if len(unseen) > _NAMED else ""
+        notes.append(f"Invisible characters: {', '.join(words)}{more}.")
+    return notes
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
+def encoding_words(codecs: Iterable[str]) -> str:
+    """Return the encodings of files in words, the most frequent first."""
+    found = Counter(codec.removesuffix("-sig") for codec in codecs)
+    names = [
+        codec.upper() if codec.startswith("utf") else codec for codec, _ in found.most_common()
+    ]
+    return " and ".join(names)
+
+
+def _is_unseen(character: str) -> bool:
+    if character in "\n\t ":
+        return False
+    kind = unicodedata.category(character)
+    selects = kind == "Mn" and "VARIATION SELECTOR" in unicodedata.name(character, "")
+    return kind in ("Cc", "Cf", "Zl", "Zp", "Zs") or selects
+
+
 def inspect_corpus(
     source: CorpusSource,
     encoding: str = AUTO,
     prepared: PreparedCorpus | None = None,
     *,
     validation_fraction: float = 0.1,
+    errors: Errors = "stop",
 ) -> CorpusReport:
     """Look through a corpus; without `prepared`, only at how it is encoded and how lines end.
 
-    A text that does not decode is no error here: the report says where and what it may be.
+    A text that does not decode is not an error here: the report says where, and what it may be.
 
     Raises:
         RequestError: the corpus cannot be read, looks binary, or the encoding is unknown.
@@ -118,7 +179,7 @@ def inspect_corpus(
     encoding = canonical_encoding(encoding)
     problem, line_ends = None, None
     try:
-        line_ends = _line_ends(source, encoding)
+        line_ends = _line_ends(source, encoding, errors)
     except UndecodableError as error:
         problem = Undecodable(str(error), error.label, error.offset, error.line, error.guess)
     return CorpusReport(
@@ -213,15 +274,9 @@ def describe_name(character: str) -> str:
 
 def _encodings(source: CorpusSource, encoding: str, *, fits: bool) -> tuple[EncodingUse, ...]:
     uses: dict[tuple[str, Decision], int] = {}
-    for label, stream in source.open_parts():
-        with stream:
-            try:
-                head = stream.read(4)
-            except OSError as error:
-                raise RequestError(f"Cannot read {label}: {error.strerror}.") from None
-        codec = codec_for(head, encoding)
+    for codec in codecs_of(source, encoding):
         decided: Decision = "valid UTF-8" if fits else "assumed UTF-8"
-        if encoding != AUTO:
+        if encoding != AUTO and codec == encoding:
             decided = "chosen"
         elif codec != "utf-8":
             decided = "byte-order mark"
@@ -230,12 +285,12 @@ def _encodings(source: CorpusSource, encoding: str, *, fits: bool) -> tuple[Enco
     return tuple(EncodingUse(*use, files) for use, files in uses.items())
 
 
-def _line_ends(source: CorpusSource, encoding: str) -> LineEnds:
+def _line_ends(source: CorpusSource, encoding: str, errors: Errors) -> LineEnds:
     feeds = returns = pairs = 0
     # File by file: a return at the end of one and a feed at the start of the next are no pair.
     for part in [replace(source, files=(path,)) for path in source.files] or [source]:
         ended_with_return = False
-        for text, _ in read_chunks(part, encoding, translate_line_ends=False):
+        for text, _ in read_chunks(part, encoding, translate_line_ends=False, errors=errors):
             feeds += text.count("\n")
             if "\r" in text or ended_with_return:
                 returns += text.count("\r")
@@ -253,6 +308,7 @@ def _longest_line(prepared: PreparedCorpus) -> tuple[int, int]:
     newline = prepared.vocabulary.find("\n")
     longest, number, lines, before = 0, 1, 0, -1
     for start in range(0, len(prepared.tokens), _CHUNK):
+        check_whole(prepared.tokens)
         ends = np.flatnonzero(prepared.tokens[start : start + _CHUNK] == newline) + start
         if not len(ends):
             continue
@@ -270,6 +326,7 @@ def _texts(prepared: PreparedCorpus, characters: int) -> Iterator[str]:
     """Yield the first `characters` of the text in pieces, from its tokens."""
     codes = np.array([ord(character) for character in prepared.vocabulary], dtype="<u4")
     for start in range(0, characters, _CHUNK):
+        check_whole(prepared.tokens)
         tokens = prepared.tokens[start : min(start + _CHUNK, characters)]
         yield codes[tokens].tobytes().decode("utf-32-le")
 
@@ -283,6 +340,7 @@ def _count_trigrams(
     """
     keys, counts = [], []
     for start in range(0, len(tokens) - 2, _CHUNK):
+        check_whole(tokens)
         piece = tokens[start : start + _CHUNK + 2].astype(np.int64)
         key = (piece[:-2] * vocab_size + piece[1:-1]) * vocab_size + piece[2:]
         distinct, occurrences = np.unique(key, return_counts=True)

@@ -1,8 +1,8 @@
-"""From a corpus to its token array, streamed once into a cache and memory-mapped ever after.
+"""From a corpus to its token array, streamed once into a cache and read from it ever after.
 
 The cache folder holds, per content, ``<fingerprint>.tokens`` (the bare array) and
 ``<fingerprint>.json`` (what is needed to read it), and per corpus ``<key>.source``, which says
-which fingerprint the files had when they were last read. What is missing or damaged is made anew.
+which fingerprint the files had when they were last read. What is missing or damaged is made again.
 """
 
 from __future__ import annotations
@@ -22,20 +22,27 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from megatron_model.code_points import COUNT, CharacterCounts, code_points, keep_chunk_memory
-from megatron_model.corpus import CorpusSource, read_chunks
-from megatron_model.encoding import canonical_encoding
-from megatron_model.errors import RequestError
-from megatron_model.events import CorpusProgress
-from megatron_model.tokenizer import UnknownCharacterError
+from megatron_model.config.fields import FIRST_RULES, DataConfig, Errors
+from megatron_model.data.code_points import COUNT, CharacterCounts, code_points, keep_chunk_memory
+from megatron_model.data.corpus import Changes, CorpusSource, find_corpus, read_chunks
+from megatron_model.data.encoding import canonical_encoding
+from megatron_model.data.tokenizer import UnknownCharacterError
+from megatron_model.events.schema import CorpusProgress
+from megatron_model.util.errors import RequestError, RunFailedError
+from megatron_model.util.fallback import do_without
+from megatron_model.util.files import read_bounded, sync_file
+from megatron_model.util.text import plural, safe
+from megatron_model.util.user_folders import user_folder
 
 Tokens: TypeAlias = npt.NDArray[Any]
 """One-dimensional, unsigned, of the smallest size that holds the vocabulary."""
 
 _VERSION = 1
+_LONGEST_DESCRIPTION = 64 << 20
+"""Bytes: a million different characters and their counts."""
 _PROGRESS_SECONDS = 0.05
 _MEMORY_BYTES = 256 << 20
-"""Token arrays up to this size may live in memory when the cache cannot be written."""
+"""Token arrays up to this size live in memory: shortening a mapped file kills the process."""
 _KEEP_BYTES = 20_000_000_000
 _STALE_SECONDS = 24 * 3600
 
@@ -44,7 +51,7 @@ class PreparedCorpus(Struct, frozen=True, eq=False):
     """A corpus as tokens, with what is known of its characters."""
 
     tokens: Tokens
-    """Read-only, and usually memory-mapped."""
+    """Read-only, and memory-mapped where they are many."""
     vocabulary: str
     counts: tuple[int, ...]
     """Occurrences of every character of the vocabulary."""
@@ -52,6 +59,10 @@ class PreparedCorpus(Struct, frozen=True, eq=False):
     lines: int
     fingerprint: str
     """Digest of the raw bytes and the encoding: the same text in another place has the same."""
+    line_ends: int = 0
+    """Line ends put between files; this and what follows as in `corpus.Changes`."""
+    marks: int = 0
+    damaged: int = 0
 
     @property
     def unigram_entropy(self) -> float:
@@ -60,12 +71,15 @@ class PreparedCorpus(Struct, frozen=True, eq=False):
         return -sum(count / total * math.log(count / total) for count in self.counts if count) + 0.0
 
 
-class _Description(Struct, frozen=True, forbid_unknown_fields=True):
+class _Description(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What ``<fingerprint>.json`` says of the array beside it."""
 
     version: int
     vocabulary: str
     counts: tuple[int, ...]
+    line_ends: int = 0
+    marks: int = 0
+    damaged: int = 0
 
     @property
     def characters(self) -> int:
@@ -81,14 +95,19 @@ class _Description(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def default_cache_dir() -> Path:
-    """Return the folder of token arrays that all runs of this user share."""
-    from platformdirs import user_cache_path
+    """Return the folder of token arrays that all runs of this user share.
 
-    return user_cache_path("megatron") / "tokens"
+    A user without a home gets a path at which nothing can be read or written.
+    """
+    folder = user_folder("cache")
+    return (Path(os.devnull) if folder is None else folder) / "tokens"
 
 
 def prepare_corpus(
-    source: CorpusSource, encoding: str = "auto", cache_dir: Path | None = None
+    source: CorpusSource,
+    encoding: str = "auto",
+    cache_dir: Path | None = None,
+    errors: Errors = "stop",
 ) -> Generator[CorpusProgress, None, PreparedCorpus]:
     """Turn a corpus into tokens; yield progress (none when cached) and return the result.
 
@@ -97,23 +116,50 @@ def prepare_corpus(
             or it is large and the cache folder cannot be written.
     """
     folder = cache_dir if cache_dir is not None else default_cache_dir()
-    work = _Preparation(source, canonical_encoding(encoding), folder)
+    work = _Preparation(source, canonical_encoding(encoding), folder, errors)
     if (prepared := _lookup(folder, work.key)) is not None:
         return prepared
     return (yield from work.run())
 
 
 def prepare_now(
-    source: CorpusSource, encoding: str = "auto", cache_dir: Path | None = None
+    source: CorpusSource,
+    encoding: str = "auto",
+    cache_dir: Path | None = None,
+    errors: Errors = "stop",
 ) -> PreparedCorpus:
     """Do all of `prepare_corpus` at once."""
-    work = prepare_corpus(source, encoding, cache_dir)
+    work = prepare_corpus(source, encoding, cache_dir, errors)
     while True:
         try:
             next(work)
         except StopIteration as stop:
             result: PreparedCorpus = stop.value
             return result
+
+
+def check_whole(tokens: Tokens) -> None:
+    """Refuse a mapped token array whose file was shortened: reading beyond its end would kill.
+
+    It costs a look at the file's size, and nothing where the array is in memory.
+
+    Raises:
+        RunFailedError: the file is shorter than it was.
+    """
+    array: Any = tokens
+    while array is not None and not isinstance(array, np.memmap):
+        array = getattr(array, "base", None)
+    # The map's length is the file's when it was opened.
+    if array is not None and (mapped := vars(array)["_mmap"]).size() < len(mapped):
+        raise RunFailedError(
+            f"The token cache {safe(str(array.filename))} was shortened while it was read. Resume "
+            "the run: the cache is made again."
+        )
+
+
+def prepare_asked(data: DataConfig) -> PreparedCorpus:
+    """Find and prepare the corpus that a configuration asks for, read as it says."""
+    return prepare_now(find_corpus(data.corpus, data.reading), data.encoding, errors=data.errors)
 
 
 def retokenize(prepared: PreparedCorpus, vocabulary: str) -> Tokens:
@@ -150,7 +196,7 @@ def split(
         return training, validation
     largest = f"a model.block_size of at most {shorter - 1:,}" if shorter > 1 else "a smaller block"
     raise RequestError(
-        f"The corpus has {total:,} characters; with data.validation_fraction "
+        f"The corpus has {plural(total, 'character')}; with data.validation_fraction "
         f"{validation_fraction:g} its {name} split has {shorter:,}, and model.block_size "
         f"{block_size:,} needs at least {block_size + 1:,}. Use a longer text or {largest}."
     )
@@ -184,13 +230,18 @@ def prune(cache_dir: Path, keep_bytes: int = _KEEP_BYTES) -> None:
 class _Preparation:
     """The work on one corpus: a first reading counts its characters, a second makes the tokens."""
 
-    def __init__(self, source: CorpusSource, encoding: str, folder: Path) -> None:
+    def __init__(self, source: CorpusSource, encoding: str, folder: Path, errors: Errors) -> None:
         self._source = source
         self._encoding = encoding
         self._folder = folder
         self._identity = _identity(source)
         self._said = -math.inf
-        self.key = _digest(msgspec.json.encode([_VERSION, encoding, self._identity]))
+        self._errors = errors
+        self._changes = Changes()
+        # Nothing is added under the first rules: arrays and fingerprints of old runs stay theirs.
+        plain = source.rules == FIRST_RULES and errors == "stop"
+        self._manner: list[object] = [] if plain else [source.rules, errors]
+        self.key = _digest(msgspec.json.encode([_VERSION, encoding, self._identity, *self._manner]))
 
     def run(self) -> Generator[CorpusProgress, None, PreparedCorpus]:
         """Read, write the cache, return what is in it."""
@@ -224,12 +275,18 @@ class _Preparation:
         """Return the fingerprint of the corpus and how often each character occurs."""
         digest = hashlib.sha256()
         counts = CharacterCounts()
-        for text, done in read_chunks(self._source, self._encoding, on_bytes=digest.update):
+        for text, done in read_chunks(
+            self._source,
+            self._encoding,
+            on_bytes=digest.update,
+            errors=self._errors,
+            changes=self._changes,
+        ):
             counts.add(text)
             yield from self._progress(done / 2)
         # Where a file ends matters: a line end or a byte-order mark may be cut differently.
         sizes = [size for _, size, _, _ in self._identity]
-        digest.update(msgspec.json.encode([self._encoding, sizes]))
+        digest.update(msgspec.json.encode([self._encoding, sizes, *self._manner]))
         self._said = -math.inf  # The second reading says at once that it began.
         return digest.hexdigest(), counts
 
@@ -237,11 +294,17 @@ class _Preparation:
         """Return what the token array will be, and the token of every code point."""
         codes, occurrences = counts.occurring()
         if not len(codes):
-            raise RequestError(f"{self._source.spec} has no characters; choose a text that has.")
+            raise RequestError(
+                f"{safe(self._source.spec, one_line=True)} has no characters; choose a text that "
+                "has."
+            )
         description = _Description(
             version=_VERSION,
             vocabulary="".join(map(chr, codes.tolist())),
             counts=tuple(occurrences.tolist()),
+            line_ends=self._changes.line_ends,
+            marks=self._changes.marks,
+            damaged=self._changes.damaged,
         )
         lut = np.zeros(COUNT, dtype=description.dtype)
         lut[codes] = np.arange(len(codes))
@@ -260,6 +323,10 @@ class _Preparation:
             _write_whole(self._folder / f"{fingerprint}.json", msgspec.json.encode(description))
         except OSError as error:
             if description.size <= _MEMORY_BYTES:
+                do_without(
+                    f"Cannot write the token cache in {safe(str(self._folder))}: {error.strerror}; "
+                    "the corpus is read again each time; XDG_CACHE_HOME names another folder."
+                )
                 return False
             raise RequestError(
                 f"Cannot write the token cache in {self._folder}: {error.strerror}. Make "
@@ -291,7 +358,7 @@ class _Preparation:
         """
         table = lut[:256].tobytes() if lut.itemsize == 1 else b""
         left = description.size
-        for text, done in read_chunks(self._source, self._encoding):
+        for text, done in read_chunks(self._source, self._encoding, errors=self._errors):
             tokens: bytes | memoryview[int]
             if table and text.isascii():
                 tokens = text.encode("ascii").translate(table)
@@ -306,7 +373,8 @@ class _Preparation:
     def _check_unchanged(self, complete: bool = True) -> None:
         if not complete or _identity(self._source) != self._identity:
             raise RequestError(
-                f"{self._source.spec} changed while it was read; try again when it is finished."
+                f"{safe(self._source.spec, one_line=True)} changed while it was read; try again "
+                "when it is finished."
             )
 
 
@@ -327,12 +395,23 @@ def _identity(source: CorpusSource) -> list[tuple[str, int, int, int]]:
         return [(_digest(source.text.encode("utf-8")), 0, 0, 0)]
     try:
         return [
-            (str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            (_name(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             for path in source.files
             for status in (path.stat(),)
         ]
     except OSError as error:
-        raise RequestError(f"Cannot read {error.filename}: {error.strerror}.") from None
+        raise RequestError(
+            f"Cannot read {safe(str(error.filename), one_line=True)}: {error.strerror}."
+        ) from None
+
+
+def _name(path: Path) -> str:
+    """Return a path as a text that can be stored; no two paths have the same."""
+    name = os.fsencode(path)
+    try:
+        return name.decode("utf-8")
+    except UnicodeDecodeError:
+        return f"\0{name.hex()}"  # no path has a NUL
 
 
 def _prepared(tokens: Tokens, description: _Description, fingerprint: str) -> PreparedCorpus:
@@ -345,12 +424,15 @@ def _prepared(tokens: Tokens, description: _Description, fingerprint: str) -> Pr
         characters=description.characters,
         lines=newlines + unfinished,
         fingerprint=fingerprint,
+        line_ends=description.line_ends,
+        marks=description.marks,
+        damaged=description.damaged,
     )
 
 
 def _lookup(folder: Path, key: str) -> PreparedCorpus | None:
     try:
-        fingerprint = (folder / f"{key}.source").read_text(encoding="ascii")
+        fingerprint = read_bounded(folder / f"{key}.source", 4096).decode("ascii")
     except (OSError, UnicodeDecodeError):
         return None
     return _load(folder, fingerprint) if fingerprint.isalnum() else None
@@ -360,7 +442,7 @@ def _load(folder: Path, fingerprint: str) -> PreparedCorpus | None:
     """Map the cached array of this content; None when it is not there or not whole."""
     path = folder / f"{fingerprint}.tokens"
     try:
-        raw = path.with_suffix(".json").read_bytes()
+        raw = read_bounded(path.with_suffix(".json"), _LONGEST_DESCRIPTION)
         description = msgspec.json.decode(raw, type=_Description)
         if description.version != _VERSION or not description.vocabulary:
             return None
@@ -369,7 +451,9 @@ def _load(folder: Path, fingerprint: str) -> PreparedCorpus | None:
         status = path.stat()
         if status.st_size != description.size:
             return None
-        tokens = np.asarray(np.memmap(path, dtype=description.dtype, mode="r"))
+        tokens = _read_tokens(path, description)
+        if tokens is None:
+            return None
         if tokens[-1] >= len(description.vocabulary):
             return None
     except (OSError, ValueError, RecursionError, msgspec.MsgspecError):
@@ -379,6 +463,17 @@ def _load(folder: Path, fingerprint: str) -> PreparedCorpus | None:
     return _prepared(tokens, description, fingerprint)
 
 
+def _read_tokens(path: Path, description: _Description) -> Tokens | None:
+    """Return the array: a copy, or the mapped file where that is large; see `check_whole`."""
+    if description.size > _MEMORY_BYTES:
+        return np.asarray(np.memmap(path, dtype=description.dtype, mode="r"))
+    tokens = np.fromfile(path, dtype=description.dtype)
+    if len(tokens) != description.characters:
+        return None
+    tokens.flags.writeable = False
+    return tokens
+
+
 @contextmanager
 def _whole_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that appears under its name only when all of it is on disk."""
@@ -386,7 +481,7 @@ def _whole_file(path: Path) -> Iterator[IO[bytes]]:
         try:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            sync_file(file.fileno(), path)
             os.replace(file.name, path)
         except BaseException:  # Also when the generator that writes is closed half way.
             with suppress(OSError):

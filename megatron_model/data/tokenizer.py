@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from operator import index
 
-from megatron_model.errors import RequestError
+from megatron_model.util.errors import RequestError
 
 _SHOWN = 5
 """Unknown characters named in an error; more would push the advice off the screen."""

@@ -12,29 +12,131 @@ import contextlib
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from megatron_model.architectures import build_model
-from megatron_model.classic import TransformerModel
-from megatron_model.config import TrainingConfig
-from megatron_model.distributed import Kind, Team
-from megatron_model.distributed_learner import RankedLearner
-from megatron_model.distributed_watch import blaming
-from megatron_model.learner import State
-from megatron_model.modern import LOGIT_CAP, ModernTransformer, _mix, _normalise, _shift
-from megatron_model.muon import MATRICES, initial_state, orthogonalise, rates_at, update
-from megatron_model.optimizer import AdamW
-from megatron_model.soundness import sound
+from megatron_model.config.fields import ModelConfig, RunConfig, TrainingConfig
+from megatron_model.data.batches import TokenArray
+from megatron_model.distributed.learner import (
+    TeamLearner,
+    averaged_step,
+    common_cost,
+    common_dtype,
+    common_iteration_dtype,
+)
+from megatron_model.distributed.monitor import attribute_failure
+from megatron_model.distributed.team import Kind, Team
+from megatron_model.distributed.timer import WorkTimer
+from megatron_model.distributed.validation import ValidationRounds
+from megatron_model.model.classic import TransformerModel
+from megatron_model.model.factory import build_model
+from megatron_model.model.modern import LayerWeights, ModernTransformer, WholeTexts, run_layer
+from megatron_model.planning.compile_choice import Choice
+from megatron_model.training.computation import Computation, Way
+from megatron_model.training.learner import Parts, describe, make_batches
+from megatron_model.training.loss import eager_loss
+from megatron_model.training.model_store import Named
+from megatron_model.training.muon import MATRICES, initial_state, orthogonalise, rates_at, update
+from megatron_model.training.nonfinite import are_finite
+from megatron_model.training.optimizer import AdamW, Optimizer
 
 STACKED = ("attention", "feed_forward", "attention_mix", "feed_forward_mix")
 """The parameters of the modern model that hold something of every layer."""
+
+
+def fsdp_learner(
+    config: RunConfig, vocab_size: int, train: TokenArray, validation: TokenArray, team: Team
+) -> TeamLearner:
+    """Return this rank's learner, which holds its part of the weights; all do this at once."""
+    device = team.device(config)
+    dtype = common_dtype(team, config, device)
+    torch.manual_seed(config.training.seed)
+    mesh = init_device_mesh(device.type, (team.size,))
+    model = shard(config.model, vocab_size, mesh)
+    optimizer: Optimizer
+    if config.training.optimizer == "muon":
+        optimizer = ShardedMuon(
+            model, config.training, team, common_iteration_dtype(team, config, device)
+        )
+    else:
+        optimizer = AdamW(model, config.training)
+    share = slice(team.rank, None, team.size)
+    rows = len(range(config.training.batch_size)[share])
+    cost = common_cost(team, config, vocab_size, describe(device, dtype))
+    state = ShardedModel(
+        model,
+        optimizer,
+        model_config=config.model,
+        vocab_size=vocab_size,
+        mesh=mesh,
+        device=device,
+        team=team,
+    )
+    rounds = ValidationRounds(
+        team,
+        model,
+        validation,
+        block_size=config.model.block_size,
+        device=device,
+        all_take_part=True,  # putting a layer together takes all of them
+    )
+    asked = config.training.compile == "on"
+    parts = Parts(
+        config=config,
+        device=device,
+        dtype=dtype,
+        state=state,
+        batches=make_batches(config, vocab_size, train, device, share),
+        rows=rows,
+        micro_batch=cost.micro_batch,
+        choice=Choice(False, "a model divided among devices never is" if asked else ""),
+        computations=FSDPComputations(state, config, team),
+        validate=rounds,
+        ranks=team.size,
+    )
+    gather = {Kind.GATHER: lambda order: state.gather()}
+    return TeamLearner(parts, team, WorkTimer(device), rounds, gather)
+
+
+def shard(config: ModelConfig, vocab_size: int, mesh: DeviceMesh) -> nn.Module:
+    """Build a model of which this rank has its part; a layer is put together while computed."""
+    model: TransformerModel | LayeredTransformer
+    if config.architecture == "classic":
+        model = TransformerModel(
+            vocab_size,
+            config.block_size,
+            config.embed_dim,
+            config.heads,
+            config.layers,
+            config.ff_dim,
+            config.dropout,
+        )
+        units = model.blocks
+    else:
+        model = LayeredTransformer(
+            vocab_size,
+            config.block_size,
+            config.embed_dim,
+            config.heads,
+            config.layers,
+            config.ff_dim,
+            config.dropout,
+        ).split()
+        units = model.layers
+    for module in (*units, model):
+        matrices = {id(p) for n, p in module.named_parameters() if plain_name(n) in MATRICES}
+        fully_shard(module, mesh=mesh, shard_placement_fn=partial(_placement, matrices))
+    return model
+
+
+def _placement(matrices: set[int], parameter: nn.Parameter) -> Shard:
+    """Divide matrices by rows, and all else by what comes first."""
+    return Shard(1 if id(parameter) in matrices else 0)
 
 
 class Layer(nn.Module):
@@ -53,17 +155,18 @@ class Layer(nn.Module):
         self,
         x: Tensor,
         dtype: torch.dtype,
-        attend: Callable[[Tensor, Tensor], Tensor],
+        heads: int,
+        context: WholeTexts,
         drop: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        """What `ModernTransformer.forward` does in one layer: (B, T, C) to (B, T, C)."""
-        h = _mix(_normalise(x), self.attention_mix).to(dtype)
-        x = x + drop(attend(h, self.attention.to(dtype)))
-        h = _mix(_normalise(x), self.feed_forward_mix).to(dtype)
-        weights = self.feed_forward.to(dtype)
-        h = F.relu(F.linear(h, weights[0]).float()).square().to(dtype)
-        out: Tensor = x + drop((h @ weights[1]).float())
-        return out
+        """See `run_layer`; inside, the weights are whole."""
+        weights = LayerWeights(
+            self.attention.to(dtype),
+            self.feed_forward.to(dtype),
+            self.attention_mix,
+            self.feed_forward_mix,
+        )
+        return run_layer(x, weights, heads, context, drop)
 
 
 class LayeredTransformer(ModernTransformer):
@@ -76,25 +179,20 @@ class LayeredTransformer(ModernTransformer):
             delattr(self, name)
         return self
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map token ids (B, T) to logits (B, T, V), as `ModernTransformer.forward` does."""
-        kind = tokens.device.type
-        autocast = torch.is_autocast_enabled(kind)
-        dtype = torch.get_autocast_dtype(kind) if autocast else torch.float32
-        with torch.autocast(kind, enabled=False):
-            x = F.embedding(tokens.clamp(max=self.vocab_size - 1), self.token_embedding)
-            x = x * (tokens < self.vocab_size).unsqueeze(-1)
-            x = _normalise(x + self.previous_gate * _shift(x, 1))
-            for layer in self.layers:
-                x = layer(x, dtype, self._attend, self._drop)
-            logits = F.linear(_normalise(x).to(dtype), self.head.to(dtype)).float()
-            return LOGIT_CAP * torch.tanh(logits / LOGIT_CAP)
+    def run_layers(self, x: Tensor, dtype: torch.dtype, context: WholeTexts) -> Tensor:
+        """Map (B, T, C) to (B, T, C), a layer put together at a time."""
+        for layer in self.layers:
+            x = layer(x, dtype, self.heads, context, self.drop)
+        return x
 
 
 class ShardedMuon:
     """`muon.update` on the part of every parameter that is here; see `optimizer.Optimizer`."""
 
-    def __init__(self, model: nn.Module, config: TrainingConfig, team: Team) -> None:
+    def __init__(
+        self, model: nn.Module, config: TrainingConfig, team: Team, dtype: torch.dtype
+    ) -> None:
+        self._dtype = dtype
         self.config = config
         self._team = team
         self._model = model
@@ -115,10 +213,10 @@ class ShardedMuon:
         }
 
     @torch.no_grad()
-    def step(self, step: int, scale: float, sound: Tensor | None = None) -> None:
+    def step(self, step: int, scale: float, finite: Tensor | None = None) -> None:
         """Do update number `step` with `scale` times the peak rates, and drop the gradients."""
         # Every rank has the same numbers and decides alike.
-        if sound is None or bool(sound):
+        if finite is None or bool(finite):
             new, self._state = update(
                 self._local(self._model, lambda parameter: parameter),
                 self._local(self._model, lambda parameter: parameter.grad),
@@ -140,22 +238,22 @@ class ShardedMuon:
     def _orthogonal(self, stack: Tensor) -> Tensor:
         """Orthogonalise matrices of which every rank has some rows; each rank does its part."""
         size = self._team.size
-        dtype = getattr(torch, self.config.muon_precision)
+        dtype = self._dtype
         rows = stack.flatten(0, -3).to(dtype)  # as it is computed, so that nothing is lost
         count = math.ceil(len(rows) / size)
         padded = rows.new_zeros(size * count, *rows.shape[1:])
         padded[: len(rows)] = rows
-        received = self._team.exchange(padded.view(size, count, *rows.shape[1:]))
+        received = self._team.all_to_all(padded.view(size, count, *rows.shape[1:]))
         whole = received.transpose(0, 1).flatten(1, 2)  # (count, rows, columns)
         mine = max(0, min(count, len(rows) - self._team.rank * count))
         done = whole.clone()
         if mine:
             done[:mine] = orthogonalise(whole[:mine], dtype=dtype)
         back = done.view(count, size, -1, done.size(-1)).transpose(0, 1).contiguous()
-        result = self._team.exchange(back).flatten(0, 1)[: len(rows)]
+        result = self._team.all_to_all(back).flatten(0, 1)[: len(rows)]
         return result.float().view(stack.shape)
 
-    def state_tensors(self) -> State:
+    def state_tensors(self) -> Named:
         """Return the parts of the state that are here."""
         return dict(self._state)
 
@@ -165,125 +263,150 @@ class ShardedMuon:
             value.copy_(tensors[name])
 
 
-class ShardedLearner(RankedLearner):
-    """One of several learners among which one model is divided."""
+class FSDPComputations:
+    """The computations of one of several learners among which one model is divided.
 
-    _gathered: tuple[State, State] | None = None
+    Args:
+        state: the model and its optimizer.
+        config: what was asked.
+        team: the ranks.
+    """
 
-    def _build_model(self) -> nn.Module:
-        config = self.config.model
-        if config.architecture == "classic":
-            model: nn.Module = build_model(config, self._vocab_size)
-        else:
-            model = LayeredTransformer(
-                self._vocab_size,
-                config.block_size,
-                config.embed_dim,
-                config.heads,
-                config.layers,
-                config.ff_dim,
-                config.dropout,
-            ).split()
-        self._mesh = init_device_mesh(self.device.type, (self.team.size,))
-        units = model.blocks if isinstance(model, TransformerModel) else model.layers
-        for unit in units:  # type: ignore[union-attr]
-            self._divide(unit)
-        self._divide(model)
-        return model
+    def __init__(self, state: ShardedModel, config: RunConfig, team: Team) -> None:
+        self._state = state
+        self._config = config
+        self._team = team
 
-    def _divide(self, module: nn.Module) -> None:
-        matrices = {id(p) for n, p in module.named_parameters() if plain_name(n) in MATRICES}
-        fully_shard(
-            module,
-            mesh=self._mesh,
-            shard_placement_fn=lambda parameter: Shard(1 if id(parameter) in matrices else 0),
+    def make(self, way: Way, *, dtype: torch.dtype, micro_batch: int) -> Computation:
+        """See `Computations`; a divided model is never compiled."""
+        assert way == "eager"
+        model = self._state.model
+
+        def part_of_many(last: bool) -> contextlib.AbstractContextManager[object]:
+            _divided(model).set_requires_gradient_sync(last)
+            return contextlib.nullcontext()
+
+        step = averaged_step(
+            model,
+            self._team,
+            self._update,
+            dtype=dtype,
+            micro_batch=micro_batch,
+            batch_size=self._config.training.batch_size,
+            part_of_many=part_of_many,
         )
+        return Computation(step, eager_loss(model, dtype))
 
-    def _build_optimizer(self) -> Any:
-        if self.config.training.optimizer == "muon":
-            return ShardedMuon(self.model, self.config.training, self.team)
-        return AdamW(self.model, self.config.training)
-
-    def _compiling_pays(self) -> bool:
-        return False
-
-    def _wrapped(self) -> nn.Module:
-        return self.model
-
-    def _pass(self, last: bool) -> contextlib.AbstractContextManager[object]:
-        self.model.set_requires_gradient_sync(last)  # type: ignore[operator]
-        return contextlib.nullcontext()
+    def reset(self) -> None:
+        """Nothing is kept here."""
 
     def _update(self, number: int, scale: float, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Let the optimizer take the gradients that are here; return loss and gradient norm."""
-        gradients = [_here(p.grad) for p in self.model.parameters() if p.grad is not None]
+        parameters = list(self._state.model.parameters())
+        gradients = [_here(p.grad) for p in parameters if p.grad is not None]
         squares = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
-        self.team.sum(squares)
+        self._team.all_reduce(squares)
         norm = squares.sqrt()
-        if clip := self.config.training.gradient_clip:
+        if clip := self._config.training.gradient_clip:
             share = (clip / (norm + 1e-6)).clamp(max=1.0)
             for gradient in gradients:
                 gradient.mul_(share)
-        self._optimizer.step(number, scale, sound(loss, norm))
-        self._gathered = None
+        self._state.optimizer.step(number, scale, are_finite(loss, norm))
+        self._state.changed()
         return loss, norm
 
-    @property
-    def _all_take_part(self) -> bool:
-        return True  # putting a layer together takes all of them
 
-    def writer(self) -> nn.Module:
+class ShardedModel:
+    """A model and an optimizer that are divided among ranks; see `ModelStore`.
+
+    What is whole is whole in rank 0 alone, and takes all ranks.
+
+    Args:
+        model: divided by `shard`.
+        optimizer: of its parts.
+        model_config: from which a whole model is built.
+        vocab_size: different characters.
+        mesh: the ranks it is divided among.
+        device: where the parts are.
+        team: the ranks.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        model_config: ModelConfig,
+        vocab_size: int,
+        mesh: DeviceMesh,
+        device: torch.device,
+        team: Team,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self._model_config = model_config
+        self._vocab_size = vocab_size
+        self._mesh = mesh
+        self._device = device
+        self._team = team
+        self._gathered: tuple[Named, Named] | None = None
+
+    def changed(self) -> None:
+        """Forget what was put together: the weights are others now."""
+        self._gathered = None
+
+    def inference_model(self) -> nn.Module:
         """Return a whole copy of the model on the host, to write with."""
-        model = build_model(self.config.model, self._vocab_size)
+        model = build_model(self._model_config, self._vocab_size)
         model.load_state_dict(self.weights())
         return model.eval()
 
-    def weights(self) -> State:
+    def weights(self) -> Named:
         """Return the model's weights by name, whole and on the host, in rank 0."""
         return self._gather()[0]
 
-    def optimizer_state(self) -> State:
+    def optimizer_state(self) -> Named:
         """Return the optimizer's state by name, whole and on the host, in rank 0."""
         return self._gather()[1]
 
     def is_finite(self) -> bool:
-        """Whether every weight is a finite number."""
+        """Whether no weight is NaN or infinity."""
         return all(bool(weight.isfinite().all()) for weight in self.weights().values())
 
-    def _gather(self) -> tuple[State, State]:
+    def _gather(self) -> tuple[Named, Named]:
         """Put weights and optimizer state together, once for each state."""
         if self._gathered is None:
-            self.team.order(Kind.GATHER)
-            self._gathered = self.gather_state()
+            self._team.order(Kind.GATHER)
+            self._gathered = self.gather()
         return self._gathered
 
-    def gather_state(self) -> tuple[State, State]:
+    def gather(self) -> tuple[Named, Named]:
         """Take part in putting everything together; rank 0 gets it."""
         self._divide_again()
-        with blaming(self.team.watch), torch.no_grad():
+        with attribute_failure(self._team.watch), torch.no_grad():
             weights: dict[str, list[Tensor]] = {}
             for name, parameter in self.model.named_parameters():
                 weights.setdefault(plain_name(name), []).append(self._whole(parameter))
-            if isinstance(self._optimizer, ShardedMuon):
+            if isinstance(self.optimizer, ShardedMuon):
                 state = {
                     key: self._whole(self._as_distributed(key.partition("/")[2], value))
-                    for key, value in self._optimizer.state_tensors().items()
+                    for key, value in self.optimizer.state_tensors().items()
                 }
                 return _stacked(weights), state
             parts: dict[str, list[Tensor]] = {}
-            for key, value in self._optimizer.state_tensors().items():
+            for key, value in self.optimizer.state_tensors().items():
                 kind, _, name = key.partition("/")
                 parts.setdefault(f"{kind}/{plain_name(name)}", []).append(self._whole(value))
             return _stacked(weights), _stacked(parts)
 
     def _divide_again(self) -> None:
         """After a validation what belongs to no layer is still whole: nothing went backward."""
-        self.model.reshard()  # type: ignore[operator]
+        _divided(self.model).reshard()
 
     def _whole(self, value: Tensor) -> Tensor:
         """Return a divided tensor whole, on the host of rank 0; nothing in the others."""
         full = value.full_tensor() if isinstance(value, DTensor) else value
-        return full.detach().to("cpu", copy=True) if self.team.leads else torch.zeros(0)
+        return full.detach().to("cpu", copy=True) if self._team.leads else torch.zeros(0)
 
     def _as_distributed(self, name: str, local: Tensor) -> DTensor:
         """Return the stack of all layers' parts, or the part of what there is once, as divided."""
@@ -299,42 +422,42 @@ class ShardedLearner(RankedLearner):
             local, self._mesh, [placement], run_check=False, shape=shape, stride=stride
         )
 
-    def _load_tensors(self, weights: State, optimizer: State) -> None:
+    def load(self, weights: Named, optimizer: Named) -> None:
         """Take over this rank's part of what every rank has whole."""
         self._gathered = None
         self._divide_again()
         numbers: dict[str, int] = {}
-        sharded: State = {}
+        sharded: Named = {}
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 plain = plain_name(name)
                 number = numbers[plain] = numbers.get(plain, -1) + 1
-                own = self._divided(weights[plain], plain, number, parameter)
+                own = self._own_part(weights[plain], plain, number, parameter)
                 _here(parameter).copy_(_here(own))
                 for key, value in optimizer.items():
                     kind, _, of = key.partition("/")
-                    if of == plain and not isinstance(self._optimizer, ShardedMuon):
+                    if of == plain and not isinstance(self.optimizer, ShardedMuon):
                         count = kind == "step"
-                        of_it = value if count else self._divided(value, plain, number, parameter)
+                        of_it = value if count else self._own_part(value, plain, number, parameter)
                         sharded[f"{kind}/{name}"] = of_it
-        if isinstance(self._optimizer, ShardedMuon):
-            for key, local in self._optimizer.state_tensors().items():
+        if isinstance(self.optimizer, ShardedMuon):
+            for key, local in self.optimizer.state_tensors().items():
                 like = self._as_distributed(key.partition("/")[2], local)
                 divided = distribute_tensor(
-                    optimizer[key].to(self.device),
+                    optimizer[key].to(self._device),
                     self._mesh,
                     like.placements,
                     src_data_rank=None,
                 )
                 sharded[key] = divided.to_local()
-        self._optimizer.load_state_tensors(sharded)
+        self.optimizer.load_state_tensors(sharded)
 
-    def _divided(self, whole: Tensor, plain: str, number: int, like: Tensor) -> DTensor:
+    def _own_part(self, whole: Tensor, plain: str, number: int, like: Tensor) -> DTensor:
         """Return this rank's part of a whole tensor, or of one layer's share of a stack."""
         assert isinstance(like, DTensor)
         one = whole[number] if plain in STACKED else whole
         return distribute_tensor(
-            one.to(self.device), self._mesh, like.placements, src_data_rank=None
+            one.to(self._device), self._mesh, like.placements, src_data_rank=None
         )
 
 
@@ -343,11 +466,16 @@ def plain_name(name: str) -> str:
     return re.sub(r"^layers\.\d+\.", "", name)
 
 
+def _divided(model: nn.Module) -> FSDPModule:
+    assert isinstance(model, FSDPModule)
+    return model
+
+
 def _here(value: Tensor) -> Tensor:
     return value.to_local() if isinstance(value, DTensor) else value
 
 
-def _stacked(parts: Mapping[str, list[Tensor]]) -> State:
+def _stacked(parts: Mapping[str, list[Tensor]]) -> Named:
     """Return each tensor whole: those of the layers as one stack."""
     found = {}
     for key, values in parts.items():

@@ -1,8 +1,9 @@
 """Notices when one of the processes of a run is gone or hangs, and finds out which, and why.
 
-Every rank has a thread that gives a sign of life to the others through torchrun's store, and looks
-at theirs. Whatever waits for a lost rank ends by an error of its own where the connection breaks;
-where nothing breaks, because a rank was stopped or its machine vanished, the thread ends the wait.
+Every rank has a thread that gives a sign of life to the others through a store that all share (a
+private folder, or torchrun's), and looks at theirs. Whatever waits for a lost rank ends by an error
+of its own where the connection breaks; where nothing breaks, because a rank was stopped or its
+machine vanished, the thread ends the wait.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from typing import Any
 import psutil
 from msgspec import Struct
 
-from megatron_model.errors import RunFailedError
-from megatron_model.text import safe
+from megatron_model.distributed.launcher import LAUNCHER_VARIABLE
+from megatron_model.util.errors import RunFailedError
+from megatron_model.util.text import safe
 
 PULSE_SECONDS = 0.5
 GRACE_SECONDS = 10.0
@@ -39,23 +41,23 @@ QUIET_SECONDS = 2.0
 class RankLostError(RunFailedError):
     """A process that trains with this one is gone; `rank` says which."""
 
-    def __init__(self, finding: Finding) -> None:
+    def __init__(self, finding: RankFailure) -> None:
         super().__init__(finding.text)
         self.rank = finding.rank
 
 
-class Finding(Struct, frozen=True):
+class RankFailure(Struct, frozen=True):
     """Which rank the run ends for, and why; an empty text: it has told of its end itself."""
 
     rank: int
     text: str
 
 
-class Watch(threading.Thread):
+class RankMonitor(threading.Thread):
     """The sign of life of this rank, and an eye on the others.
 
     Args:
-        connect: makes a connection to torchrun's store.
+        connect: makes a connection to the store.
         rank: of this process.
         size: how many processes train together.
     """
@@ -72,8 +74,9 @@ class Watch(threading.Thread):
         self.report: Callable[[str], None] = lambda text: None
         """Writes down why the run ends, where the rank that would do it is the one that is gone."""
         self.orphaned: Callable[[], None] = lambda: None
-        """Called once when torchrun itself is gone."""
-        self._parent = os.getppid()
+        """Called once when the process that started this one is gone."""
+        # Told, where it can be: it may have gone before this rank could look.
+        self._parent = int(os.environ.get(LAUNCHER_VARIABLE) or os.getppid())
         self._over = threading.Event()
         self._count = 0
         self._heard: list[tuple[bytes, float]] = [(b"", time.monotonic())] * size
@@ -83,11 +86,10 @@ class Watch(threading.Thread):
         me = {"host": socket.gethostname(), "pid": os.getpid(), "place": self._place}
         for key, value in {f"who/{rank}": json.dumps(me), f"pulse/{rank}": "0"}.items():
             self._stores[False].set(key, value)
-        self._stores[False].set("found", "")
         self._store_answers = True
 
     def begin(self) -> None:
-        """Start; every rank has made its `Watch` by now."""
+        """Start; every rank has made its `RankMonitor` by now."""
         names = [f"who/{rank}" for rank in range(self._size)]
         self._people = [json.loads(text) for text in self._stores[False].multi_get(names)]
         self.start()
@@ -103,7 +105,7 @@ class Watch(threading.Thread):
         self._over.set()
         with contextlib.suppress(Exception):  # the store may be gone too
             self._stores[False].set(f"note/{self._rank}", safe(text, one_line=True)[:1000])
-            self._publish(Finding(self._rank, self._because_of(self._rank, text)), False)
+            self._publish(RankFailure(self._rank, self._because_of(self._rank, text)), False)
 
     def run(self) -> None:
         """Give signs of life, and look after the others, until the run is over."""
@@ -123,7 +125,7 @@ class Watch(threading.Thread):
                 self.tell(finding)
                 os._exit(1)
 
-    def search(self) -> Finding | None:
+    def search(self) -> RankFailure | None:
         """Return why a connection broke, after looking for it for a while."""
         end = time.monotonic() + SEARCH_SECONDS
         while True:
@@ -133,12 +135,12 @@ class Watch(threading.Thread):
                 return finding
             time.sleep(0.05)
 
-    def tell(self, finding: Finding) -> None:
+    def tell(self, finding: RankFailure) -> None:
         """Write down why the run ends, if that is for this rank to do."""
         if finding.text and self._rank == self._first_left(finding):
             self.report(finding.text)
 
-    def _first_left(self, finding: Finding) -> int:
+    def _first_left(self, finding: RankFailure) -> int:
         left = [r for r in range(self._size) if r != finding.rank and not self._is_dead(r)]
         return min(left, default=self._rank)
 
@@ -151,45 +153,44 @@ class Watch(threading.Thread):
             store = self._stores[True]
             store.set(f"pulse/{self._rank}", str(self._count))
             pulses = store.multi_get([f"pulse/{rank}" for rank in range(self._size)])
-        except Exception:  # the store has ended with torchrun, or hangs with it
+        except Exception:  # the store has ended, or hangs
             self._store_answers = False
             return
         now, again = time.monotonic(), not self._store_answers
         self._store_answers = True
         for rank, pulse in enumerate(pulses):
-            # What nobody could say meanwhile is held against nobody.
+            # Silence while the store could not carry a pulse counts against no rank.
             if again or pulse != self._heard[rank][0]:
                 self._heard[rank] = (pulse, now)
 
-    def _look(self, *, own_store: bool, quiet: float | None = None) -> Finding | None:
+    def _look(self, *, own_store: bool, quiet: float | None = None) -> RankFailure | None:
         """Return what was found by anybody, or can be seen from here."""
         if self._store_answers:  # not every operation of a store that hangs comes back
             with contextlib.suppress(Exception):
-                found = self._stores[own_store].get("found")
-                if found:
-                    return Finding(**json.loads(found))
+                if self._stores[own_store].check(["found"]):
+                    return RankFailure(**json.loads(self._stores[own_store].get("found")))
         finding = self._suspect(quiet)
         if finding is not None:
             self._publish(finding, own_store)
         return finding
 
-    def _suspect(self, quiet: float | None) -> Finding | None:
+    def _suspect(self, quiet: float | None) -> RankFailure | None:
         others = [rank for rank in range(self._size) if rank != self._rank]
         for rank in others:
             if self._is_dead(rank):
                 why = "ended without a word: it was killed, or crashed"
-                return Finding(rank, self._because_of(rank, why))
+                return RankFailure(rank, self._because_of(rank, why))
         now = time.monotonic()
         longest = max(others, key=lambda rank: now - self._heard[rank][1])
         silent = now - self._heard[longest][1]
-        # A thread that could not listen has heard nobody: the fault is here, not there.
+        # A thread that could not listen has heard no rank: the fault is here, not there.
         deaf = all(now - self._heard[rank][1] > DEAF_SECONDS for rank in range(self._size))
         if not deaf and silent > (self.silence if quiet is None else quiet):
             why = f"has not been heard of for {silent:.0f} s"
-            return Finding(longest, self._because_of(longest, why))
+            return RankFailure(longest, self._because_of(longest, why))
         return None
 
-    def _publish(self, finding: Finding, own_store: bool) -> None:
+    def _publish(self, finding: RankFailure, own_store: bool) -> None:
         if not self._store_answers:
             return
         with contextlib.suppress(Exception):
@@ -209,7 +210,7 @@ class Watch(threading.Thread):
         return bool(self._people) and self._people[rank]["place"] == self._place
 
     def _is_dead(self, rank: int) -> bool:
-        """Whether a rank on this machine has no process any more."""
+        """Whether the process of a rank on this machine has ended."""
         if rank == self._rank or not self._is_here(rank):
             return False
         try:
@@ -219,8 +220,8 @@ class Watch(threading.Thread):
         except psutil.Error:
             return False
 
-    def _wake(self, finding: Finding) -> None:
-        """End a rank that hangs on this machine: whoever waits for it goes on at once."""
+    def _wake(self, finding: RankFailure) -> None:
+        """End a rank that hangs on this machine, so that what waits for it continues at once."""
         hung = not self._is_dead(finding.rank) and "heard of" in finding.text
         if hung and self._is_here(finding.rank) and self._rank == self._first_left(finding):
             with contextlib.suppress(OSError):
@@ -240,7 +241,7 @@ def _place() -> str:
 
 
 @contextlib.contextmanager
-def blaming(watch: Watch) -> Iterator[None]:
+def attribute_failure(watch: RankMonitor) -> Iterator[None]:
     """Turn an error in what is exchanged with the others into one that names the rank.
 
     Raises:

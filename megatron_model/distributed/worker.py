@@ -1,8 +1,7 @@
-"""What each process that torchrun started does: rank 0 trains the run, the others follow it."""
+"""What each process of a run on several devices does: rank 0 trains, the others follow it."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import logging
@@ -10,47 +9,68 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol, TypeAlias
 
 import msgspec
 import torch
 
-from megatron_model.config import RunConfig, config_from_builtins
-from megatron_model.control import Control
-from megatron_model.corpus import find_corpus
-from megatron_model.dataset import TokenArray
+from megatron_model.config.fields import RunConfig, config_from_builtins
+from megatron_model.data.batches import TokenArray
+from megatron_model.data.token_cache import PreparedCorpus, prepare_asked, split
 from megatron_model.device import available_cores, describe_device
-from megatron_model.distributed import Kind, Order, Team
-from megatron_model.distributed_cost import check_divisible, one_of, per_device
-from megatron_model.distributed_launch import say_status
-from megatron_model.distributed_learner import RankedLearner
-from megatron_model.distributed_watch import Finding, RankLostError
-from megatron_model.errors import RequestError, RunFailedError
-from megatron_model.event_log import EventLog, last_event
-from megatron_model.events import RunFailed
-from megatron_model.headless import follow, say
-from megatron_model.process import keep_freed_memory
-from megatron_model.run_folder import RunFolder
-from megatron_model.session import memory_advice
-from megatron_model.soundness import is_out_of_memory
-from megatron_model.text import safe
-from megatron_model.token_cache import PreparedCorpus, prepare_now, split
+from megatron_model.distributed.ddp import ddp_learner
+from megatron_model.distributed.launcher import REFUSED, say_status
+from megatron_model.distributed.learner import TeamLearner
+from megatron_model.distributed.monitor import RankFailure, RankLostError
+from megatron_model.distributed.team import Kind, Order, Team
+from megatron_model.events.log import EventLog, last_event
+from megatron_model.events.schema import RunFailed
+from megatron_model.planning.device_cost import check_batch, check_divisible, one_of, per_device
+from megatron_model.run.control import Control
+from megatron_model.run.folder import RunFolder
+from megatron_model.run.runner import MakeLearner
+from megatron_model.run.session import memory_advice
+from megatron_model.training.nonfinite import is_out_of_memory
+from megatron_model.util.errors import RequestError, RunFailedError
+from megatron_model.util.process import keep_freed_memory
+from megatron_model.util.text import safe
 
-REFUSED = 2
+Plan: TypeAlias = Callable[[], tuple[RunFolder, RunConfig | None]]
+"""Returns the run to train, and what to go on with instead of its own settings."""
+Say: TypeAlias = Callable[[str], None]
+"""Prints one line for people."""
 
-Plan = Callable[[argparse.Namespace], tuple[RunFolder, RunConfig | None]]
-"""From the command line to the run, and what to go on with instead of its own settings."""
+
+class Follow(Protocol):
+    """Trains a run to its end, prints what happens and returns the exit status."""
+
+    def __call__(
+        self,
+        folder: RunFolder,
+        config: RunConfig | None,
+        *,
+        control: Control,
+        make_learner: MakeLearner,
+    ) -> int: ...
+
 
 _logger = logging.getLogger(__name__)
 
 
-def train(options: argparse.Namespace, plan: Plan) -> NoReturn:
-    """Be one of the processes that train; `plan` is asked in rank 0 alone."""
+def train(plan: Plan, *, follow: Follow, say: Say) -> NoReturn:
+    """Be one of the processes that train a run.
+
+    Args:
+        plan: asked in rank 0 alone.
+        follow: trains the run; called in rank 0 alone.
+        say: how this process prints.
+    """
     team = Team()
     status = 1
     try:
-        status = _lead(team, options, plan) if team.leads else _follow(team)
+        status = _lead(team, plan, follow, say) if team.leads else _obey(team, say)
     except KeyboardInterrupt:
         status = 130
     except Exception:
@@ -69,22 +89,20 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _lead(team: Team, options: argparse.Namespace, plan: Plan) -> int:
+def _lead(team: Team, plan: Plan, follow: Follow, say: Say) -> int:
     try:
-        folder, changed = plan(options)
-        silence = (changed or folder.config).training.rank_timeout
+        folder, changed = plan()
+        silence = (changed or folder.read_config()).training.rank_timeout
         about = {"folder": str(folder.path.resolve()), "silence": silence}
-        _take_plan(team, about)
+        _take_plan(team, about, say)
         control = Control()
         team.watch.orphaned = lambda: control.put("stop")
         team.order(Kind.PLAN, content=json.dumps(about).encode())
         status = follow(
             folder,
             changed,
-            json_lines=options.json,
-            take_over=options.take_over,
-            team=team,
             control=control,
+            make_learner=partial(make_learner, team),
         )
     except RequestError as error:
         say(f"megatron-model: {safe(str(error), one_line=True)}")
@@ -95,16 +113,16 @@ def _lead(team: Team, options: argparse.Namespace, plan: Plan) -> int:
     except RunFailedError as error:
         team.watch.report(str(error))
         return 1
-    # torchrun takes anything else for a failure, and might start all ranks again.
+    # Any other status counts as a failure, and a launcher might start all ranks again.
     return 0 if status >= 128 else status
 
 
-def _take_plan(team: Team, about: dict[str, object]) -> None:
+def _take_plan(team: Team, about: dict[str, object], say: Say) -> None:
     team.watch.silence = float(str(about["silence"]))
-    team.watch.report = lambda text: write_failure(Path(str(about["folder"])), text)
+    team.watch.report = lambda text: write_failure(Path(str(about["folder"])), text, say)
 
 
-def write_failure(path: Path, text: str) -> None:
+def write_failure(path: Path, text: str, say: Say) -> None:
     """Write into the log of the run in `path` why it ended, if it does not say so yet."""
     folder = RunFolder(path)
     say(text)
@@ -116,20 +134,20 @@ def write_failure(path: Path, text: str) -> None:
         log.close()
 
 
-def _follow(team: Team) -> int:
-    # Rank 0 says when it is over; torchrun passes signals on to every rank.
+def _obey(team: Team, say: Say) -> int:
+    # Rank 0 says when it is over; torchrun passes signals on to every rank, as a failure does.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     try:
         while (order := team.receive()).kind != Kind.END:
             if order.kind == Kind.PLAN:
-                _take_plan(team, json.loads(order.content))
+                _take_plan(team, json.loads(order.content), say)
             elif order.kind == Kind.BUILD:
                 _build(team, order).follow()
                 return 0
         team.end()
     except RankLostError as error:
-        team.watch.tell(Finding(error.rank, str(error)))
+        team.watch.tell(RankFailure(error.rank, str(error)))
         return 1
     except Exception as error:
         if not is_out_of_memory(error):
@@ -139,7 +157,7 @@ def _follow(team: Team) -> int:
     return 0
 
 
-def _build(team: Team, order: Order) -> RankedLearner:
+def _build(team: Team, order: Order) -> TeamLearner:
     about = json.loads(order.content)
     config = config_from_builtins(about["config"])
     prepared = _meet_with_corpus(team, config, about["fingerprint"])
@@ -153,23 +171,19 @@ def _build(team: Team, order: Order) -> RankedLearner:
         raise
 
 
-def lead(
+def make_learner(
     team: Team,
     config: RunConfig,
     prepared: PreparedCorpus,
     train: TokenArray,
     validation: TokenArray,
-) -> RankedLearner:
+) -> TeamLearner:
     """Have every rank build its learner; returns that of rank 0.
 
     Raises:
         RequestError: one of the ranks cannot.
     """
-    if config.training.batch_size < team.size:
-        raise RequestError(
-            f"training.batch_size ({config.training.batch_size}) is less than the {team.size} "
-            "processes that train together; each needs a sequence of its own."
-        )
+    check_batch(config, team.size)
     if divides(config, len(prepared.vocabulary), team):
         check_divisible(config, team.size)
     about = {"config": msgspec.to_builtins(config), "fingerprint": prepared.fingerprint}
@@ -194,13 +208,13 @@ def _meet_with_corpus(team: Team, config: RunConfig, fingerprint: str) -> Prepar
             try:
                 team.device(config)
                 if not team.leads:
-                    prepared = prepare_now(find_corpus(config.data.corpus), config.data.encoding)
+                    prepared = prepare_asked(config.data)
             except RequestError as error:
                 problem = str(error)
         team.all(True)
     if prepared is not None and prepared.fingerprint != fingerprint:
         problem = "its corpus is another text than that of rank 0"
-    problems = team.texts(problem)
+    problems = team.gather_texts(problem)
     for rank, text in enumerate(problems):
         if text and team.leads:
             raise RequestError(f"Rank {rank}: {text}")
@@ -215,13 +229,13 @@ def _meet_with_corpus(team: Team, config: RunConfig, fingerprint: str) -> Prepar
 
 def build_learner(
     team: Team, config: RunConfig, vocab_size: int, train: TokenArray, validation: TokenArray
-) -> RankedLearner:
+) -> TeamLearner:
     """Return this rank's learner; all ranks do this at once."""
-    if team.leaders(divides(config, vocab_size, team)):
-        from megatron_model.distributed_sharding import ShardedLearner
+    if team.broadcast_number(divides(config, vocab_size, team)):
+        from megatron_model.distributed.fsdp import fsdp_learner
 
-        return ShardedLearner(config, vocab_size, train, validation, team)
-    return RankedLearner(config, vocab_size, train, validation, team)
+        return fsdp_learner(config, vocab_size, train, validation, team)
+    return ddp_learner(config, vocab_size, train, validation, team)
 
 
 def divides(config: RunConfig, vocab_size: int, team: Team) -> bool:

@@ -6,7 +6,7 @@ import statistics
 from collections import deque
 from dataclasses import dataclass, field
 
-from megatron_model.events import Phase
+from megatron_model.events.schema import Phase
 
 RECENT = 8
 """So many reports decide the pace: it follows a machine that becomes slower or faster."""
@@ -48,11 +48,11 @@ class PhaseClock:
         self.phase, self._since, self._counted = phase, time, 0.0
 
     def pause(self, time: float) -> None:
-        """Stand still."""
+        """Stop counting."""
         self._counted += max(0.0, time - self._since)
 
     def resume(self, time: float) -> None:
-        """Go on with the same kind of work."""
+        """Continue the same kind of work."""
         self._since = time
         if self.phase == "paused":
             self.phase = "training"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time as _time
 import typing
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -18,14 +18,19 @@ Phase: TypeAlias = Literal[
 ]
 
 
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""A whole number that fits a machine word. A line with a larger one is damaged: beyond 308 digits
+a number cannot be divided, and beyond 4,300 not even be written."""
+
+
 def _snake_case(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-class Event(Struct, frozen=True, kw_only=True, tag_field="event", tag=_snake_case):
+class Event(Struct, frozen=True, kw_only=True, gc=False, tag_field="event", tag=_snake_case):
     """One thing that happened at `step`, at `time` (Unix seconds, UTC)."""
 
-    step: int
+    step: Count
     time: float = msgspec.field(default_factory=_time.time)
 
 
@@ -34,31 +39,31 @@ class RunStarted(Event, frozen=True, kw_only=True):
 
     name: str
     corpus: str
-    characters: int
-    vocabulary_size: int
-    parameters: int
-    steps: int
+    characters: Count
+    vocabulary_size: Count
+    parameters: Count
+    steps: Count
     device: str
-    devices: int = 1
+    devices: Count = 1
     """How many processes train together, each on a device like this one."""
     precision: str = "float32"
     max_seconds: float = 0.0
-    batch_size: int = 0
-    block_size: int = 0
+    batch_size: Count = 0
+    block_size: Count = 0
     unigram_entropy: float | None = None
     """Nats per character of the best guess that ignores context: a model must get below it."""
     trigram_entropy: float | None = None
     """Nats per character of counting what follows two characters; None where it is not known."""
-    sequence_length: int = 0
+    sequence_length: Count = 0
     """Characters of a training sequence; 0 in old logs: the whole block."""
-    evaluate_every: int = 0
-    checkpoint_every: int = 0
+    evaluate_every: Count = 0
+    checkpoint_every: Count = 0
     flops_per_character: float | None = None
     matrix_rate: float | None = None
     """Floating-point operations a second that the devices reach in plain matrix products."""
     parent: str = ""
     """Name of the run this one was forked from, at `parent_step`."""
-    parent_step: int = 0
+    parent_step: Count = 0
     elapsed_seconds: float = 0.0
 
 
@@ -71,11 +76,11 @@ class PhaseChanged(Event, frozen=True, kw_only=True):
 class CorpusProgress(Event, frozen=True, kw_only=True):
     """`done` of `total` bytes of the corpus are prepared; not written to the log."""
 
-    done: int
-    total: int
+    done: Count
+    total: Count
 
 
-class StepTaken(Event, frozen=True, kw_only=True):
+class StepCompleted(Event, frozen=True, kw_only=True, tag="step_taken"):
     """One update is done; the moment to pause, save or stop. Not written to the log."""
 
     elapsed_seconds: float
@@ -87,7 +92,7 @@ class WorkProgress(Event, frozen=True, kw_only=True):
     share: float
 
 
-class StepFinished(Event, frozen=True, kw_only=True):
+class MetricsReported(Event, frozen=True, kw_only=True, tag="step_finished"):
     """The report of `training.log_every` steps; the loss is their mean in nats per character."""
 
     train_loss: float
@@ -126,24 +131,24 @@ class DeviceSampled(Event, frozen=True, kw_only=True):
 
     kind: Literal["gpu", "ram"]
     name: str
-    used: int
-    peak: int
-    total: int
+    used: Count
+    peak: Count
+    total: Count
     utilization: float | None = None
     temperature: float | None = None
     """Degrees Celsius."""
 
 
-class RankMeasured(Struct, frozen=True, kw_only=True):
+class RankMeasured(Struct, frozen=True, kw_only=True, gc=False):
     """One of the processes that train together, and its device; memory in bytes."""
 
-    rank: int
+    rank: Count
     host: str
     kind: Literal["gpu", "ram"]
     name: str
-    used: int
-    peak: int
-    total: int
+    used: Count
+    peak: Count
+    total: Count
     utilization: float | None = None
     seconds: float | None = None
     """What a step took of its own time lately, without waiting for the others; None: no step."""
@@ -161,7 +166,7 @@ class RanksMeasured(Event, frozen=True, kw_only=True):
         return max(timed, key=lambda rank: rank.seconds or 0.0, default=None)
 
 
-class Noticed(Event, frozen=True, kw_only=True):
+class Notice(Event, frozen=True, kw_only=True, tag="noticed"):
     """Something worth a line in the run's log: a choice made, or a thing that did not work."""
 
     text: str
@@ -171,12 +176,12 @@ class SettingChanged(Event, frozen=True, kw_only=True):
     """A setting of the run was changed while it trained; `new` counts from the next step on."""
 
     key: str
-    old: int | float
-    new: int | float
+    old: Count | float
+    new: Count | float
 
 
-class Alerted(Event, frozen=True, kw_only=True):
-    """Something keeps the run from going on until a person, or time, has mended it."""
+class Alert(Event, frozen=True, kw_only=True, tag="alerted"):
+    """The run cannot continue until a person, or time, has fixed something."""
 
     text: str
 
@@ -186,11 +191,11 @@ class RunPaused(Event, frozen=True, kw_only=True):
 
 
 class RunResumed(Event, frozen=True, kw_only=True):
-    """Training goes on after a pause."""
+    """Training continues after a pause."""
 
 
 class RunHandedOver(Event, frozen=True, kw_only=True):
-    """This process let the run go at `step`, all of it saved; another one goes on from there."""
+    """This process handed the run over at `step`, all of it saved; another one continues it."""
 
     elapsed_seconds: float
 
@@ -211,15 +216,15 @@ class RunFailed(Event, frozen=True, kw_only=True):
 AnyRecorded: TypeAlias = (
     RunStarted
     | PhaseChanged
-    | StepFinished
+    | MetricsReported
     | Evaluated
     | SampleGenerated
     | CheckpointSaved
     | DeviceSampled
     | RanksMeasured
-    | Noticed
+    | Notice
     | SettingChanged
-    | Alerted
+    | Alert
     | RunPaused
     | RunResumed
     | RunHandedOver
@@ -246,3 +251,24 @@ def decode_event(line: bytes) -> Event | None:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return event
+
+
+def decode_events(lines: bytes) -> list[Event]:
+    """Read whole lines at once, several times as fast as one by one; damaged ones are left out."""
+    try:
+        events: list[Event] = _decoder.decode_lines(lines)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        found = map(decode_event, lines.split(b"\n"))
+        events = [event for event in found if event is not None]
+    return events
+
+
+def local_time(moment: float, pattern: str) -> str:
+    """Return the time of an event as the clock here shows it; a dash where it is not a time.
+
+    A log may hold any number there: a damaged one, or one that a program of another kind wrote.
+    """
+    try:
+        return _time.strftime(pattern, _time.localtime(moment))
+    except (ValueError, OverflowError, OSError):  # NaN, or a year that the calendar does not reach
+        return "-"

@@ -5,23 +5,38 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
+import operator
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar, cast
 
 from msgspec.structs import replace
 
-from megatron_model import events
-from megatron_model.events import Event, Phase
-from megatron_model.phase_clock import PhaseClock, occasions
+from megatron_model.events import schema as events
+from megatron_model.events.describe import Level, describe, resume_hint
+from megatron_model.events.phase_clock import RECENT, PhaseClock, occasions
+from megatron_model.events.schema import Event, Phase
 
-Status: TypeAlias = Literal["new", "running", "paused", "finished", "failed", "interrupted"]
+Status: TypeAlias = Literal[
+    "new", "running", "paused", "stopped", "finished", "failed", "interrupted"
+]
+"""``finished``: all that was asked for is done; ``stopped``: it was told to end before that."""
 
 SERIES_LIMIT = 8192
+NEWEST = 64
+"""Points at the end of a curve that are not thinned."""
 SAMPLES_LIMIT = 500
 LOG_LIMIT = 1000
+LAST_MOMENT = 253_402_300_800.0
+"""The end of the year 9999 in Unix seconds: a later time is damage."""
+MOST_SECONDS = 1e11
+"""Three thousand years: no run was trained for so long."""
+TEXT_LIMIT = 50_000
+"""Characters of one text that are kept: a few thousand are read, and a log may hold anything."""
 
 
 @dataclass
@@ -36,45 +51,76 @@ class Series:
     steps: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
+    _width: float = field(default=0.0, compare=False, repr=False)
+    """Steps of a stretch when the curve was thinned last; 0 while it was not."""
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def append(self, step: int, seconds: float, value: float) -> None:
         """Add a point, in place of one at the same step."""
-        self.cut(step - 1)
-        self.steps.append(step)
-        self.seconds.append(seconds)
-        self.values.append(value)
+        self.extend((step,), (seconds,), (value,))
+
+    def extend(
+        self, steps: Sequence[int], seconds: Sequence[float], values: Sequence[float]
+    ) -> None:
+        """Add points of rising steps, in place of those from the first of them on."""
+        if self.steps and self.steps[-1] >= steps[0]:
+            self.cut(steps[0] - 1)
+        if self._width and len(steps) > 4 * NEWEST:
+            # Thinned as the rest is, so that the rest need not be thinned again at once.
+            keep = _thinned(steps, values, self.steps[0], self._width)
+            steps, seconds, values = _picked(keep, steps, seconds, values)
+        self.steps.extend(steps)
+        self.seconds.extend(seconds)
+        self.values.extend(values)
         if len(self.steps) > SERIES_LIMIT:
-            self._thin()
+            first, last = self.steps[0], self.steps[-NEWEST]
+            self._width = (last - first) / (SERIES_LIMIT // 4)
+            keep = _thinned(self.steps, self.values, first, self._width)
+            self.steps, self.seconds, self.values = _picked(
+                keep, self.steps, self.seconds, self.values
+            )
 
     def cut(self, step: int) -> None:
         """Drop the points after `step`."""
-        while self.steps and self.steps[-1] > step:
-            del self.steps[-1], self.seconds[-1], self.values[-1]
+        count = bisect.bisect_right(self.steps, step)
+        if count < len(self.steps):
+            del self.steps[count:], self.seconds[count:], self.values[count:]
+            self._width = 0.0  # what is left may be short
 
-    def _thin(self) -> None:
-        keep: list[int] = []
-        # The newest points stay whole: they are what a person is looking at.
-        end = len(self.values) - 64
-        first = self.steps[0]
-        width = (self.steps[end] - first) / (SERIES_LIMIT // 4)
-        for _, stretch in itertools.groupby(range(end), lambda i: (self.steps[i] - first) // width):
-            window = list(stretch)
-            finite = [i for i in window if math.isfinite(self.values[i])]
-            if not finite:
-                keep.append(window[0])
-                continue
-            extremes = {
-                min(finite, key=self.values.__getitem__),
-                max(finite, key=self.values.__getitem__),
-            }
-            keep += sorted(extremes)
-        keep += range(end, len(self.values))
-        self.steps = [self.steps[i] for i in keep]
-        self.seconds = [self.seconds[i] for i in keep]
-        self.values = [self.values[i] for i in keep]
+
+def _picked(
+    keep: Sequence[int], steps: Sequence[int], seconds: Sequence[float], values: Sequence[float]
+) -> tuple[list[int], list[float], list[float]]:
+    pick = operator.itemgetter(*keep)
+    return list(pick(steps)), list(pick(seconds)), list(pick(values))
+
+
+def _thinned(steps: Sequence[int], values: Sequence[float], first: int, width: float) -> list[int]:
+    """Return which points stay where two are kept of each `width` steps, counted from `first`."""
+    keep: list[int] = []
+    # The newest points stay whole: they are what a person is looking at.
+    start, end = 0, len(values) - NEWEST
+    while start < end:
+        limit = math.ceil(first + ((steps[start] - first) // width + 1) * width)
+        stop = bisect.bisect_left(steps, limit, start + 1, end)
+        keep += _extremes(values, start, stop) if stop - start > 2 else range(start, stop)
+        start = stop
+    return [*keep, *range(end, len(values))]
+
+
+def _extremes(values: Sequence[float], start: int, stop: int) -> list[int]:
+    """Return where the smallest and the largest finite values are, or the first if none is."""
+    window = values[start:stop]
+    smallest, largest = min(window), max(window)
+    if math.isfinite(smallest) and math.isfinite(largest):  # NaN is the least if it is the first
+        low, high = start + window.index(smallest), start + window.index(largest)
+    else:
+        finite = [i for i in range(start, stop) if math.isfinite(values[i])]
+        low = min(finite, key=values.__getitem__, default=start)
+        high = max(finite, key=values.__getitem__, default=start)
+    return [low] if low == high else [min(low, high), max(low, high)]
 
 
 @dataclass(frozen=True)
@@ -82,7 +128,7 @@ class LogLine:
     """One line of the run's log for people; `level` is info, good, warning or error."""
 
     time: float
-    level: Literal["info", "good", "warning", "error"]
+    level: Level
     text: str
 
 
@@ -114,13 +160,14 @@ class RunState:
         default_factory=lambda: deque(maxlen=SAMPLES_LIMIT)
     )
     last_checkpoint_step: int | None = None
+    """Step of the newest checkpoint: the last one written, or that which the run began with."""
     data_wait: float | None = None
     """Share of the time of the latest report in which the steps waited for their batches."""
     log: deque[LogLine] = field(default_factory=lambda: deque(maxlen=LOG_LIMIT))
     error: str | None = None
     finish_reason: str | None = None
     handed_over: bool = False
-    """Whether one process let the run go and the next has not begun yet."""
+    """Whether the run was handed over, and the next process has not started yet."""
     phase_progress: float | None = None
     """Share of the phase at hand that is done, where that is known."""
     clock: PhaseClock = field(default_factory=PhaseClock)
@@ -171,12 +218,37 @@ class RunState:
         if self.started is None:
             return 0.0
         if self.started.max_seconds:
-            return min(1.0, self.elapsed_seconds / self.started.max_seconds)
-        return min(1.0, self.step / self.started.steps)
+            return _share(self.elapsed_seconds, self.started.max_seconds)
+        return _share(self.step, self.started.steps)
+
+    def apply_all(self, happened: Sequence[Event]) -> None:
+        """Take in many events: as `apply` does, but the curves grow by many points at once."""
+        reports: list[events.MetricsReported] = []
+        memory: list[tuple[int, float, float]] = []
+        start = taken = heard = 0  # of the stretch at hand: its first event, the next one, report
+        kinds = [*map(type, happened), None]
+        for index in [i for i, kind in enumerate(kinds) if kind is not events.MetricsReported]:
+            new = cast("Sequence[events.MetricsReported]", happened[taken:index])
+            self._train_last(new)
+            reports += new
+            taken = index + 1
+            if kinds[index] is events.DeviceSampled:
+                self.device = device = cast("events.DeviceSampled", happened[index])
+                memory.append((device.step, self.elapsed_seconds, float(device.used)))
+                continue
+            self._hear_last(happened[start:index])
+            self._note(reports[heard:])
+            if kinds[index] is events.RunStarted:  # it goes back to an earlier step
+                self._draw(reports, memory)
+                reports, memory = [], []
+            for event in happened[index:taken]:
+                self.apply(event)
+            start, heard = taken, len(reports)
+        self._draw(reports, memory)
 
     def apply(self, event: Event) -> None:
         """Take in one event."""
-        self.last_time = event.time
+        self._hear_last((event,))
         match event:
             case events.RunStarted():
                 self._start(event)
@@ -187,49 +259,48 @@ class RunState:
                 self.phase_progress = done / total if total else 1.0
             case events.WorkProgress(share=share):
                 self.phase_progress = share
-            case events.StepTaken(step=step, elapsed_seconds=seconds):
-                self.step, self.elapsed_seconds = step, seconds
-            case events.StepFinished():
-                self._report(event)
+            case events.StepCompleted(step=step, elapsed_seconds=seconds):
+                self.step = step
+                self._trained(seconds)
+            case events.MetricsReported():
+                self._train_last([event])
+                self._note([event])
+                self._draw([event], [])
             case events.Evaluated():
                 self._evaluate(event)
-            case events.SampleGenerated():
+            case events.SampleGenerated(prompt=prompt, text=text):
+                if len(prompt) + len(text) > TEXT_LIMIT:
+                    event = replace(event, prompt=prompt[:TEXT_LIMIT], text=text[:TEXT_LIMIT])
                 self.samples.append(event)
             case events.CheckpointSaved(step=step):
                 self.last_checkpoint_step = step
-                self._say(event, "info", f"checkpoint saved at step {step:,}")
             case events.DeviceSampled():
                 self.device = event
                 self.memory.append(event.step, self.elapsed_seconds, float(event.used))
             case events.RanksMeasured():
                 self.ranks = event
-            case events.Noticed(text=text):
-                self._say(event, "warning", text)
-            case events.Alerted(text=text):
-                self._say(event, "error", text)
             case events.RunHandedOver(step=step, elapsed_seconds=seconds):
                 self.status, self.phase, self.handed_over = "running", "loading", True
-                self.step, self.elapsed_seconds = step, seconds
-                self._say(event, "info", f"handed over at step {step:,} to another process")
+                self.step = step
+                self._trained(seconds)
             case events.SettingChanged():
                 self._change(event)
             case events.RunPaused():
                 self.status, self.phase = "paused", "paused"
                 self.clock.pause(event.time)
-                self._say(event, "info", f"paused at step {event.step:,}")
             case events.RunResumed():
                 self.clock.resume(event.time)
                 self.status, self.phase = "running", self.clock.phase or "training"
-                self._say(event, "info", "training goes on")
             case events.RunFinished():
-                self.status, self.phase, self.step = "finished", None, event.step
-                self.elapsed_seconds, self.finish_reason = event.elapsed_seconds, event.reason
-                self._say(event, "good", _FINISH_WORDS[event.reason].format(step=f"{event.step:,}"))
+                self.status = "stopped" if event.reason == "stopped" else "finished"
+                self.phase, self.step = None, event.step
+                self._trained(event.elapsed_seconds)
+                self.finish_reason = event.reason
             case events.RunFailed(error=error):
                 self.status, self.phase, self.error = "failed", None, error
-                self._say(event, "error", error)
             case _:
                 pass
+        self._write_down(event)
 
     def _start(self, event: events.RunStarted) -> None:
         self.status, self.phase, self.started = "running", "training", event
@@ -237,11 +308,11 @@ class RunState:
         self.handed_over, self.ranks = False, None
         self._rewind(event.step)
         self.step = self.first_step = event.step
-        self.elapsed_seconds = self.first_elapsed = event.elapsed_seconds
-        self.clock.start(event.step, event.elapsed_seconds)
-        resumed = f"resumed at step {event.step:,}" if event.step else "training began"
-        where = f"{event.devices} x {event.device}" if event.devices > 1 else event.device
-        self._say(event, "info", f"{resumed} on {where}, {event.parameters:,} parameters")
+        if event.step or self.last_checkpoint_step:  # what was saved later could not be read
+            self.last_checkpoint_step = event.step or None
+        self._trained(event.elapsed_seconds)
+        self.first_elapsed = self.elapsed_seconds
+        self.clock.start(event.step, self.elapsed_seconds)
 
     def _rewind(self, step: int) -> None:
         """Forget what the log holds beyond the checkpoint that the run resumed from."""
@@ -257,41 +328,95 @@ class RunState:
 
     def _change(self, event: events.SettingChanged) -> None:
         self.changes.append(event)
-        if self.started is not None and event.key == "training.steps":
-            self.started = replace(self.started, steps=int(event.new))
-        if self.started is not None and event.key == "training.max_seconds":
-            self.started = replace(self.started, max_seconds=float(event.new))
-        name = event.key.removeprefix("training.").replace("_", " ")
-        old, new = (f"{v:,}" if isinstance(v, int) else f"{v:g}" for v in (event.old, event.new))
-        self._say(event, "info", f"{name} changed from {old} to {new} at step {event.step:,}")
+        # What no run can be set to is damage, and changes nothing.
+        if self.started is not None and 0 <= event.new < 2**63:
+            if event.key == "training.steps":
+                self.started = replace(self.started, steps=int(event.new))
+            if event.key == "training.max_seconds":
+                self.started = replace(self.started, max_seconds=float(event.new))
 
-    def _report(self, event: events.StepFinished) -> None:
-        self.step, self.elapsed_seconds = event.step, event.elapsed_seconds
-        self.data_wait = event.data_wait
-        self.clock.report(event.step, event.elapsed_seconds)
-        for series, value in (
-            (self.train_loss, event.train_loss),
-            (self.learning_rate, event.learning_rate),
-            (self.gradient_norm, event.gradient_norm),
-            (self.speed, event.tokens_per_second),
-        ):
-            series.append(event.step, event.elapsed_seconds, value)
+    def _train_last(self, reports: Sequence[events.MetricsReported]) -> None:
+        """Take from reports, one behind the other, how long the run was trained."""
+        for report in reversed(reports):
+            if self._trained(report.elapsed_seconds):
+                return
+
+    def _note(self, reports: Sequence[events.MetricsReported]) -> None:
+        """Take from reports, one behind the other, where the run stands and at what pace."""
+        if not reports:
+            return
+        self.step, self.data_wait = reports[-1].step, reports[-1].data_wait
+        recent = reports[-RECENT - 1 :]
+        both = ([r.step for r in recent], [r.elapsed_seconds for r in recent])
+        if any(not all(map(operator.lt, some, some[1:])) for some in both):
+            recent = reports  # a log that goes back: which reports count shows only one by one
+        for report in recent:
+            self.clock.report(report.step, report.elapsed_seconds)
+
+    def _draw(
+        self,
+        reports: Sequence[events.MetricsReported],
+        memory: Sequence[tuple[int, float, float]],
+    ) -> None:
+        """Add reports and (step, seconds, bytes) of memory to the curves."""
+        for part, steps in _rising(reports, [r.step for r in reports]):
+            seconds = [r.elapsed_seconds for r in part]
+            if not (min(seconds) >= 0 and max(seconds) < MOST_SECONDS):
+                seconds = [s if 0 <= s < MOST_SECONDS else 0.0 for s in seconds]
+            self.train_loss.extend(steps, seconds, [r.train_loss for r in part])
+            self.learning_rate.extend(steps, seconds, [r.learning_rate for r in part])
+            self.gradient_norm.extend(steps, seconds, [r.gradient_norm for r in part])
+            self.speed.extend(steps, seconds, [r.tokens_per_second for r in part])
+        for points, _ in _rising(memory, [point[0] for point in memory]):
+            self.memory.extend(*zip(*points, strict=True))
 
     def _evaluate(self, event: events.Evaluated) -> None:
-        self.elapsed_seconds = event.elapsed_seconds
-        self.val_loss.append(event.step, event.elapsed_seconds, event.val_loss)
+        self._trained(event.elapsed_seconds)
+        self.val_loss.append(event.step, self.elapsed_seconds, event.val_loss)
         if self.best_val_loss is None or event.val_loss < self.best_val_loss:
             self.best_val_loss, self.best_step = event.val_loss, event.step
-        self._say(event, "info", f"validation {event.val_loss:.4f} at step {event.step:,}")
 
-    def _say(
-        self, event: Event, level: Literal["info", "good", "warning", "error"], text: str
-    ) -> None:
-        self.log.append(LogLine(event.time, level, text))
+    def _hear_last(self, happened: Sequence[Event]) -> None:
+        """Take in when the run was last heard of; what is not a date is ignored."""
+        for event in reversed(happened):
+            if 0 <= event.time < LAST_MOMENT:
+                self.last_time = event.time
+                return
+
+    def _trained(self, seconds: float) -> bool:
+        """Take in how long the run was trained; what cannot be is not believed."""
+        if 0 <= seconds < MOST_SECONDS:
+            self.elapsed_seconds = seconds
+            return True
+        return False
+
+    def _write_down(self, event: Event) -> None:
+        """Add what happened to the log for people."""
+        words = describe(event)
+        if words is None:
+            return
+        text = words.text + words.at
+        if isinstance(event, events.RunFinished):
+            text += resume_hint(event, self.last_checkpoint_step)
+        self.log.append(LogLine(event.time, words.level, text[:TEXT_LIMIT]))
 
 
-_FINISH_WORDS = {
-    "completed": "finished: all {step} steps are done",
-    "budget": "finished: the time budget is used up at step {step}",
-    "stopped": "stopped at step {step}; it can be resumed",
-}
+_Item = TypeVar("_Item")
+
+
+def _rising(
+    items: Sequence[_Item], steps: Sequence[int]
+) -> Iterator[tuple[Sequence[_Item], Sequence[int]]]:
+    """Split items where their steps do not rise: a log may say the same twice, or go back."""
+    if items and all(map(operator.lt, steps, steps[1:])):
+        yield items, steps
+        return
+    ends = [i for i, rises in enumerate(map(operator.lt, steps, steps[1:]), 1) if not rises]
+    for start, end in itertools.pairwise([0, *ends, len(items)]):
+        if start < end:
+            yield items[start:end], steps[start:end]
+
+
+def _share(done: float, whole: float) -> float:
+    """Return how much of a whole is done, from 0 to 1."""
+    return min(1.0, max(0.0, done / whole)) if whole > 0 else 0.0

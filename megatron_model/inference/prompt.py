@@ -1,6 +1,6 @@
 """What a model can read of a text: how much of it at once, and which of its characters.
 
-Needs no torch, so that a screen can ask while somebody types.
+Needs no torch, so that a screen can ask while a prompt is typed.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ class Vocabulary(Protocol):
     def unknown(self, text: str) -> list[str]:
         """Return the characters of `text` that the model has never seen."""
 
+    def drop_unknown(self, text: str) -> str:
+        """Return `text` without them."""
+
 
 def kept_characters(block_size: int) -> int:
     """Return how many characters a context longer than the block size is cut to: half."""
@@ -49,12 +52,6 @@ def window_length(prompt: int, written: int, block_size: int) -> int:
         return seen + written
     kept = kept_characters(block_size)
     return kept + (over - 1) % (block_size - kept + 1)
-
-
-def drop_unknown(vocabulary: Vocabulary, text: str) -> str:
-    """Return `text` without the characters that the model never saw."""
-    gone = set(vocabulary.unknown(text))
-    return "".join(character for character in text if character not in gone)
 
 
 def replacements(vocabulary: Vocabulary, text: str) -> dict[str, str]:
@@ -87,6 +84,6 @@ def fit_prompt(vocabulary: Vocabulary, text: str, policy: Policy) -> str:
     if policy == "block":
         return text
     if policy == "drop":
-        return drop_unknown(vocabulary, text)
+        return vocabulary.drop_unknown(text)
     table = replacements(vocabulary, text)
     return "".join(table.get(character, character) for character in text)

@@ -18,9 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from megatron_model.config import REPETITION_SPAN, SamplingConfig
-from megatron_model.decoding import Decoder, Logits
-from megatron_model.tokenizer import CharTokenizer
+from megatron_model.config.fields import REPETITION_SPAN, SamplingConfig
+from megatron_model.data.tokenizer import CharTokenizer
+from megatron_model.inference.decoder import Decoder, Logits
+from megatron_model.inference.precision import Precision
+from megatron_model.util.errors import RequestError
 
 Numbers: TypeAlias = NDArray[np.float64]
 """One number for each character of the vocabulary: (V,)."""
@@ -119,6 +121,19 @@ def uniform_draws(seed: int) -> Iterator[float]:
         yield from torch.rand(_DRAWS_AT_ONCE, generator=generator, dtype=torch.float64).tolist()
 
 
+def check_finite(numbers: float | NDArray[np.float32]) -> None:
+    """Refuse what a model computed where it is NaN or infinity.
+
+    Raises:
+        RequestError: there is NaN or infinity among the numbers.
+    """
+    if not np.isfinite(numbers).all():
+        raise RequestError(
+            "What the model says is NaN or infinity: its weights are damaged, or too large to "
+            "compute with."
+        )
+
+
 class Stream:
     """One text being written: its draws, its recent characters, and when it is over.
 
@@ -203,6 +218,7 @@ def generate_columns(
     streams: Sequence[Stream],
     *,
     cached: bool = True,
+    precision: Precision = "auto",
     written: Sequence[int] = (),
 ) -> Generator[Column, None, None]:
     """Write all streams in step after the non-empty `prompt`, until the last one is over.
@@ -214,13 +230,15 @@ def generate_columns(
         prompt: the tokens all streams go on from.
         streams: what is to be written.
         cached: False computes the whole window for every character, for comparison.
+        precision: of the weights: see `Decoder`.
         written: what all of them have written already, if they go on with something.
     """
     if all(stream.over for stream in streams):
         return
-    decoder = Decoder(model, len(streams), cached=cached)
+    decoder = Decoder(model, len(streams), cached=cached, precision=precision)
     logits = decoder.start(prompt, written)
     while True:
+        check_finite(logits)
         if len(streams) == 1:
             column: list[int | None] = [streams[0].pick(logits[0])]
         else:
@@ -230,19 +248,6 @@ def generate_columns(
             return
         # What is over is read on as anything, for the others' sake.
         logits = decoder.step([token or 0 for token in column])
-
-
-def generate_tokens(
-    model: nn.Module, prompt: Sequence[int], sampling: SamplingConfig, *, cached: bool = True
-) -> Iterator[int]:
-    """Yield up to `sampling.max_new_tokens` tokens that go on from the non-empty `prompt`.
-
-    The stop text is a matter of characters; see `generate_stream`.
-    """
-    stream = Stream(sampling, prompt)
-    for (token,), _ in generate_columns(model, prompt, [stream], cached=cached):
-        assert token is not None  # one stream: the columns end with it
-        yield token
 
 
 def start_tokens(tokenizer: CharTokenizer, prompt: str) -> list[int]:
@@ -279,6 +284,7 @@ def generate_batch(
     samplings: Sequence[SamplingConfig],
     *,
     cached: bool = True,
+    precision: Precision = "auto",
     written: str = "",
 ) -> Iterator[list[str]]:
     """Write several texts at once; yield a character of each, the empty string where one is over.
@@ -293,7 +299,9 @@ def generate_batch(
     vocabulary = tokenizer.vocabulary
     before = tokenizer.encode(written)
     streams = make_streams(tokenizer, start, samplings, before)
-    for column, _ in generate_columns(model, start, streams, cached=cached, written=before):
+    for column, _ in generate_columns(
+        model, start, streams, cached=cached, precision=precision, written=before
+    ):
         yield ["" if token is None else vocabulary[token] for token in column]
 
 
@@ -313,6 +321,7 @@ def generate_stream(
     sampling: SamplingConfig | None = None,
     *,
     cached: bool = True,
+    precision: Precision = "auto",
     written: str = "",
 ) -> Iterator[str]:
     """Yield the characters that go on from `prompt`, one at a time; to stop is to stop pulling.
@@ -323,7 +332,13 @@ def generate_stream(
         UnknownCharacterError: the prompt has characters outside the vocabulary.
     """
     for column in generate_batch(
-        model, tokenizer, prompt, [sampling or SamplingConfig()], cached=cached, written=written
+        model,
+        tokenizer,
+        prompt,
+        [sampling or SamplingConfig()],
+        cached=cached,
+        precision=precision,
+        written=written,
     ):
         yield column[0]
 

@@ -8,13 +8,10 @@ Shapes: L layers, S streams, H heads, D numbers per head, N = block_size, C = em
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-BEFORE = 2
-"""Positions before its own that a modern layer mixes in."""
+from megatron_model.model.size import MIXED_BEFORE
 
 
 class Cache:
@@ -38,12 +35,15 @@ class Cache:
         mixes: bool,
     ) -> None:
         depth = width // heads
-        kind: Any = {"device": like.device, "dtype": like.dtype}
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, device=like.device, dtype=like.dtype)
+
         # Keys lie with the positions side by side: scores of many positions are then one product.
-        self.keys = torch.zeros(layers, streams, heads, depth, block_size, **kind)
-        self.values = torch.zeros(layers, streams, heads, block_size, depth, **kind)
+        self.keys = zeros(layers, streams, heads, depth, block_size)
+        self.values = zeros(layers, streams, heads, block_size, depth)
         # Of both halves of a layer, the last position but one first.
-        self.before = torch.zeros(layers, 2, streams, BEFORE if mixes else 0, width, **kind)
+        self.before = zeros(layers, 2, streams, MIXED_BEFORE if mixes else 0, width)
         self.previous = torch.full((streams,), -1, device=like.device)
         """The last character read, -1 at the beginning."""
         self.length = 0
@@ -89,8 +89,8 @@ class Cache:
         return mixed.transpose(1, 2).reshape(batch, count, -1)
 
     def with_before(self, layer: int, half: int, x: Tensor) -> Tensor:
-        """Return (S, BEFORE + T, C): the positions before, then `x`, whose last ones are kept."""
+        """Return the positions before, then `x`, whose last ones are kept: (S, 2 + T, C)."""
         kept = self.before[layer, half]
         whole = torch.cat([kept[: x.size(0)], x], dim=1)
-        kept.copy_(whole[:, -BEFORE:].expand_as(kept))
+        kept.copy_(whole[:, -MIXED_BEFORE:].expand_as(kept))
         return whole

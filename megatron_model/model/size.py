@@ -1,34 +1,11 @@
-"""From a configuration to a model, and how many parameters it will have before it is built."""
+"""How many parameters a model will have, before it is built. No torch."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from megatron_model.config import ModelConfig
+from megatron_model.config.fields import ModelConfig
 
 MIXED_BEFORE = 2
 """How many positions before its own each position of a modern model mixes in ahead of a layer."""
-
-if TYPE_CHECKING:
-    from megatron_model.classic import TransformerModel
-    from megatron_model.modern import ModernTransformer
-
-
-def build_model(config: ModelConfig, vocab_size: int) -> TransformerModel | ModernTransformer:
-    """Build the model on the default device, with weights from the global random generator."""
-    from megatron_model.classic import TransformerModel
-    from megatron_model.modern import ModernTransformer
-
-    kind = TransformerModel if config.architecture == "classic" else ModernTransformer
-    return kind(
-        vocab_size,
-        block_size=config.block_size,
-        embed_dim=config.embed_dim,
-        heads=config.heads,
-        layers=config.layers,
-        ff_dim=config.ff_dim,
-        dropout=config.dropout,
-    )
 
 
 def matrix_parameters(config: ModelConfig) -> int:

@@ -17,16 +17,16 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from megatron_model.architectures import count_parameters
-from megatron_model.config import RunConfig
+from megatron_model.config.fields import RunConfig
 from megatron_model.device import DeviceInfo
-from megatron_model.errors import RequestError
-from megatron_model.preflight import (
+from megatron_model.model.size import count_parameters
+from megatron_model.planning.preflight import (
     ASSUMED_EFFICIENCY,
     VOCABULARY_GUESS,
     flops_per_character,
     preflight,
 )
+from megatron_model.util.errors import RequestError
 
 BANDWIDTH = 25e9
 """Bytes a second that each device is taken to send where nothing is said."""
@@ -84,11 +84,14 @@ def per_device(
     part = msgspec.structs.replace(config, training=training)
     alone = preflight(part, vocabulary_size=vocabulary, device=device)
     share = devices if sharding == "full" else 1
-    buffers = _gathered_matrices(config) if sharding == "none" else _unit_bytes(config, vocabulary)
+    wide = _bytes_of_muon(config, device)
+    buffers = (
+        _gathered_matrices(config, wide) if sharding == "none" else _unit_bytes(config, vocabulary)
+    )
     kept = [alone.weights_bytes, alone.gradients_bytes, alone.optimizer_bytes]
     weights, gradients, optimizer = (math.ceil(value / share) for value in kept)
     total = weights + gradients + optimizer + alone.activations_bytes + buffers
-    traffic = traffic_bytes(config, vocabulary, devices=devices, sharding=sharding)
+    traffic = traffic_bytes(config, vocabulary, devices=devices, sharding=sharding, device=device)
     compute = _compute_seconds(config, vocabulary, device)
     sending = None if bandwidth is None else traffic / bandwidth
     speedup = None
@@ -126,11 +129,16 @@ def one_of(device: DeviceInfo, devices: int) -> DeviceInfo:
 
 
 def traffic_bytes(
-    config: RunConfig, vocabulary: int, *, devices: int, sharding: Literal["none", "full"]
+    config: RunConfig,
+    vocabulary: int,
+    *,
+    devices: int,
+    sharding: Literal["none", "full"],
+    device: DeviceInfo | None = None,
 ) -> int:
     """Return the bytes that each device sends in a step."""
     parameters = count_parameters(config.model, vocabulary)
-    others, wide = devices - 1, _bytes_of_muon(config)
+    others, wide = devices - 1, _bytes_of_muon(config, device)
     if sharding == "none":
         numbers = parameters + 1  # the loss goes along
         gathered = others * sum(
@@ -143,6 +151,33 @@ def traffic_bytes(
         2 * wide * math.ceil(count / devices) * (size // devices) for count, size in _stacks(config)
     )
     return others * (4 * math.ceil((passes + parameters) / devices) + exchanged)
+
+
+def check_batch(config: RunConfig, devices: int) -> None:
+    """Refuse a batch with fewer sequences than there are processes.
+
+    Raises:
+        RequestError: that is so.
+    """
+    rows = config.training.batch_size
+    if rows < devices:
+        raise RequestError(
+            f"training.batch_size ({rows}) is less than the {devices} processes that train "
+            "together; each needs a sequence of its own."
+        )
+
+
+def check_device(config: RunConfig, _devices: int) -> None:
+    """Refuse a device that several processes cannot each have one of.
+
+    Raises:
+        RequestError: that is so.
+    """
+    name = config.training.device
+    if name not in ("auto", "cpu", "cuda"):
+        raise RequestError(
+            f'training.device is "{name}"; a run on several devices needs auto, cpu or cuda.'
+        )
 
 
 def check_divisible(config: RunConfig, devices: int) -> None:
@@ -169,9 +204,13 @@ def parse_amount(text: str, what: str) -> float:
     match = re.fullmatch(r"([0-9.]+)\s*([kmgt]?i?)(b|b/s|flops)?", text.strip().lower())
     try:
         assert match is not None
-        return float(match[1]) * {**UNITS, **BINARY}[match[2]]
+        amount = float(match[1]) * {**UNITS, **BINARY}[match[2]]
+        assert 0 < amount < float("inf")
+        return amount
     except (AssertionError, KeyError, ValueError):
-        raise RequestError(f"{what} must be an amount such as 80GiB, not {text!r}.") from None
+        raise RequestError(
+            f'{what} must be an amount above 0, such as 80GiB, not "{text}".'
+        ) from None
 
 
 def _stacks(config: RunConfig) -> list[tuple[int, int]]:
@@ -185,13 +224,14 @@ def _stacks(config: RunConfig) -> list[tuple[int, int]]:
     ]
 
 
-def _gathered_matrices(config: RunConfig) -> int:
-    wide = _bytes_of_muon(config)
+def _gathered_matrices(config: RunConfig, wide: int) -> int:
     return max((wide * count * size for count, size in _stacks(config)), default=0)
 
 
-def _bytes_of_muon(config: RunConfig) -> int:
-    return 4 if config.training.muon_precision == "float32" else 2
+def _bytes_of_muon(config: RunConfig, device: DeviceInfo | None) -> int:
+    """Return the bytes of a number that Muon exchanges; see `training.muon.iteration_dtype`."""
+    emulated = device is not None and device.kind == "cpu" and not device.bfloat16
+    return 4 if emulated or config.training.muon_precision == "float32" else 2
 
 
 def _root_parameters(config: RunConfig, vocabulary: int) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from megatron_model.config import RunConfig, with_settings
+from megatron_model.config.fields import RunConfig, with_settings
 from megatron_model.device import DeviceInfo
-from megatron_model.errors import RequestError
-from megatron_model.preflight import MUCH_REPETITION, Preflight, preflight
+from megatron_model.planning.preflight import MUCH_REPETITION, Preflight, preflight
+from megatron_model.util.errors import RequestError
 
 _SMALLEST_BLOCK = 32
 
@@ -22,7 +22,7 @@ def suggest_fix(
 ) -> dict[str, object]:
     """Return the settings to change, by dotted key; empty when nothing is wrong or nothing helps.
 
-    In the order of what is gone through: the corpus is too short for a block, memory, disk, and
+    In this order: the corpus is too short for a block, memory, disk, and
     only when all that is well, a corpus that is read too often.
     """
 

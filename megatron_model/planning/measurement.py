@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from megatron_model.config import RunConfig, get_setting
+from megatron_model.config.fields import RunConfig, get_setting
 
 COSTLY = (
     "model.architecture",
@@ -26,10 +26,6 @@ COSTLY = (
     "training.threads",
 )
 """Settings that a step's cost depends on; a change of another leaves a measurement standing."""
-
-
-COMPILE_FROM_SECONDS = 100.0
-"""Estimated length of a run on a CPU from which compiling its step is earned back."""
 
 
 class Measurement(Struct, frozen=True, kw_only=True):

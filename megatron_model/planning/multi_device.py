@@ -7,18 +7,21 @@ from typing import Literal
 
 import msgspec
 
-from megatron_model.config import RunConfig
+from megatron_model.config.fields import RunConfig
 from megatron_model.device import DeviceInfo
-from megatron_model.distributed_cost import (
+from megatron_model.planning.device_cost import (
     BANDWIDTH,
     DeviceCost,
+    check_batch,
+    check_device,
     check_divisible,
     one_of,
     per_device,
 )
-from megatron_model.errors import RequestError
-from megatron_model.fitting import suggest_fix
-from megatron_model.preflight import Preflight, preflight
+from megatron_model.planning.fit import suggest_fix
+from megatron_model.planning.preflight import Preflight, preflight
+from megatron_model.util.errors import RequestError
+from megatron_model.util.text import plural
 
 SHARDINGS: tuple[Literal["none", "full"], ...] = ("none", "full")
 
@@ -90,7 +93,7 @@ def preflight_together(
     rows = math.ceil(config.training.batch_size / each.devices)
     if each.micro_batch < rows:
         warnings.append(
-            f"The {rows} sequences of a device do not fit at once; it goes through them "
+            f"The {plural(rows, 'sequence')} of a device do not fit at once; it processes them "
             f"{each.micro_batch} at a time, with the same result."
         )
     return msgspec.structs.replace(
@@ -120,26 +123,18 @@ def refusals(
     """Return what the processes would refuse once they are up."""
     training, found = config.training, []
     name = training.device
-    if training.batch_size < training.devices:
-        found.append(
-            f"training.batch_size ({training.batch_size}) is less than the {training.devices} "
-            "processes that train together; each needs a sequence of its own."
-        )
-    if name not in ("auto", "cpu", "cuda"):
-        found.append(
-            f'training.device is "{name}"; a run on several devices needs auto, cpu or cuda.'
-        )
+    checks = [check_batch, check_device, *([check_divisible] if each.sharding == "full" else [])]
+    for check in checks:
+        try:
+            check(config, training.devices)
+        except RequestError as error:
+            found.append(str(error))
     on_cards = name == "cuda" or (name == "auto" and device is not None and device.kind == "cuda")
     if on_cards and cards is not None and training.devices > cards:
         found.append(
             f"training.devices is {training.devices}, but this machine has {cards} CUDA "
             f"device{'' if cards == 1 else 's'}."
         )
-    if each.sharding == "full":
-        try:
-            check_divisible(config, training.devices)
-        except RequestError as error:
-            found.append(str(error))
     return found
 
 

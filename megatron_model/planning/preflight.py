@@ -14,13 +14,14 @@ import math
 
 from msgspec import Struct
 
-from megatron_model.architectures import count_parameters, matrix_parameters
-from megatron_model.config import RunConfig
+from megatron_model.config.fields import RunConfig
 from megatron_model.device import DeviceInfo
-from megatron_model.measurement import Measurement
+from megatron_model.model.size import count_parameters, matrix_parameters
+from megatron_model.planning.measurement import Measurement
+from megatron_model.util.text import plural
 
 MUCH_REPETITION = 40.0
-"""Epochs from which a model is warned to learn its corpus by heart."""
+"""Epochs from which there is a warning that the model will memorize its corpus."""
 
 ASSUMED_EFFICIENCY = 0.3
 """Share of the measured matrix rate that a training step reaches; only for the estimate of time."""
@@ -44,7 +45,7 @@ class Preflight(Struct, frozen=True, kw_only=True):
     memory_free: int | None
     fits: bool | None
     micro_batch: int
-    """Sequences worked on at once; the batch is gone through in parts of this size."""
+    """Sequences worked on at once; the batch is processed in parts of this size."""
     characters_per_step: int
     total_characters: int | None
     epochs: float | None
@@ -209,12 +210,12 @@ def _warnings(config: RunConfig, epochs: float | None, micro: int) -> list[str]:
     warnings = []
     if epochs is not None and epochs > MUCH_REPETITION:
         warnings.append(
-            f"Reads the corpus {epochs:,.0f} times: the model will learn it by heart. "
+            f"Reads the corpus {epochs:,.0f} times: the model will memorize it. "
             "Fewer training.steps would do."
         )
     if micro < config.training.batch_size:
         warnings.append(
             f"A batch of {config.training.batch_size} does not fit at once; "
-            f"it is gone through {micro} sequences at a time, with the same result."
+            f"it is processed {plural(micro, 'sequence')} at a time, with the same result."
         )
     return warnings

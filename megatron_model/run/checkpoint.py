@@ -5,31 +5,59 @@ Weights and state are safetensors; nothing is ever unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
+from msgspec import structs
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from megatron_model.architectures import build_model
-from megatron_model.config import RunConfig, SamplingConfig, config_from_builtins
+from megatron_model.config.fields import RunConfig, SamplingConfig, recorded_config
+from megatron_model.data.tokenizer import CharTokenizer
 from megatron_model.device import choose_device
-from megatron_model.errors import RequestError
-from megatron_model.files import is_unharmed, whole_folder, write_atomically
-from megatron_model.run_folder import MODEL_FILE, TRAINING_FILE
-from megatron_model.sampling import generate_stream
-from megatron_model.text import safe
-from megatron_model.tokenizer import CharTokenizer
+from megatron_model.inference.sampler import generate_stream
+from megatron_model.model.factory import build_model
+from megatron_model.model.size import count_parameters
+from megatron_model.run.folder import MODEL_FILE, TRAINING_FILE
+from megatron_model.training.state import Scalars, TrainingState
+from megatron_model.util.errors import RequestError
+from megatron_model.util.files import read_bounded, whole_folder, why_harmed, write_atomically
+from megatron_model.util.text import safe
 
 TRAINING_TENSORS_FILE = "training.safetensors"
 _METADATA_KEY = "megatron"
+_KINDS = ("F32", "F64", "BF16", "F16")
+"""Kinds of weights that are read, as safetensors calls them."""
+_MANY_TIMES = 100
+"""So many times more weights than there are: the configuration is not of this file at all."""
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """What a model can be built from, on the host: its weights and all that belongs to them."""
+
+    weights: dict[str, Tensor]
+    tokenizer: CharTokenizer
+    config: RunConfig
+    step: int
+    val_loss: float | None
+
+    def load(self, device: torch.device) -> LoadedModel:
+        """Build the model on `device`, ready to write."""
+        model = build_model(self.config.model, self.tokenizer.vocab_size)
+        model.load_state_dict(self.weights)
+        # It is not trained: see `inference.precision`.
+        model.to(device).eval().requires_grad_(False)
+        return LoadedModel(model, self.tokenizer, self.config, self.step, self.val_loss, device)
 
 
 @dataclass(frozen=True)
@@ -54,14 +82,6 @@ class LoadedModel:
 
 
 @dataclass(frozen=True)
-class TrainingState:
-    """What a trainer needs to go on as if it had never stopped: named tensors and numbers."""
-
-    tensors: dict[str, Tensor]
-    numbers: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class Snapshot:
     """All that goes into a checkpoint."""
 
@@ -69,6 +89,8 @@ class Snapshot:
     tokenizer: CharTokenizer
     config: RunConfig
     training: TrainingState
+    run: str = ""
+    """Identity of the run; see `RunFolder.read_identity`."""
 
     @property
     def size(self) -> int:
@@ -77,50 +99,31 @@ class Snapshot:
         return sum(value.numel() * value.element_size() for value in tensors)
 
     def copy(self) -> Snapshot:
-        """Return a copy on the host that training cannot reach."""
-        state = TrainingState(_copies(self.training.tensors), dict(self.training.numbers))
-        return Snapshot(_copies(self.weights), self.tokenizer, self.config, state)
+        """Return a copy on the host that training cannot change."""
+        state = TrainingState(copies_on_host(self.training.tensors), self.training.scalars)
+        return Snapshot(copies_on_host(self.weights), self.tokenizer, self.config, state, self.run)
 
 
-def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def copies_on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies that training cannot change."""
     return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
 
 
-def take_snapshot(
-    model: nn.Module, tokenizer: CharTokenizer, config: RunConfig, training: TrainingState
-) -> Snapshot:
-    """Return what a checkpoint of now consists of; it shares its tensors with the model."""
-    return Snapshot(model.state_dict(), tokenizer, config, training)
-
-
-def save_checkpoint(
-    path: Path,
-    *,
-    model: nn.Module,
-    tokenizer: CharTokenizer,
-    config: RunConfig,
-    training: TrainingState,
-) -> None:
-    """Write the checkpoint folder `path`, whole or not at all.
+def write_checkpoint(path: Path, snapshot: Snapshot) -> None:
+    """Write a snapshot into the checkpoint folder `path`, whole or not at all.
 
     Args:
         path: ``.../checkpoints/step-00002000``.
-        model: its weights are written as they are.
-        tokenizer: goes into the model file's metadata, with `config`.
-        config: what was asked of the run.
-        training: the trainer's state; ``numbers`` has ``step`` and ``val_loss``.
+        snapshot: its weights are written as they are; its configuration and vocabulary go into the
+            model file's metadata.
     """
-    write_checkpoint(path, take_snapshot(model, tokenizer, config, training))
-
-
-def write_checkpoint(path: Path, snapshot: Snapshot) -> None:
-    """Write a snapshot into the checkpoint folder `path`, whole or not at all."""
-    numbers = snapshot.training.numbers
+    scalars = snapshot.training.scalars
+    numbers = {**structs.asdict(scalars), **({"run": snapshot.run} if snapshot.run else {})}
     about = {
         "config": msgspec.to_builtins(snapshot.config),
         "vocabulary": snapshot.tokenizer.vocabulary,
-        "step": int(numbers["step"]),
-        "val_loss": numbers["val_loss"],
+        "step": scalars.step,
+        "val_loss": scalars.val_loss,
     }
     with whole_folder(path) as folder:
         _save_tensors(
@@ -150,10 +153,20 @@ def load_model(path: Path, device: str = "auto") -> LoadedModel:
         RequestError: the file is missing, damaged, not ours, or its weights do not fit its
             configuration.
     """
+    try:
+        return _load(path, device)
+    except RequestError:
+        # Whatever was wrong: where it is not what was saved, it is skipped from now on.
+        with contextlib.suppress(OSError):
+            why_harmed(path)
+        raise
+
+
+def _load(path: Path, device: str) -> LoadedModel:
     where = safe(str(path))
     about = _read_metadata(path)
     try:
-        config = config_from_builtins(about["config"])
+        config = recorded_config(about["config"])
         tokenizer = CharTokenizer.from_vocabulary(about["vocabulary"])
         step = int(about["step"])
         val_loss = None if about["val_loss"] is None else float(about["val_loss"])
@@ -161,20 +174,16 @@ def load_model(path: Path, device: str = "auto") -> LoadedModel:
         reason = safe(str(error), one_line=True)
         raise RequestError(f"{where} does not describe a model: {reason}") from None
     target = choose_device(device)
-    # On the meta device nothing is allocated: a header that promises terabytes costs nothing.
-    with torch.device("meta"):
-        expected = build_model(config.model, tokenizer.vocab_size)
+    _check_header(path, config, tokenizer.vocab_size)
     try:
         weights = load_file(path)
-    except (OSError, SafetensorError) as error:
+        _check_sum(path)
+    except (OSError, ValueError, SafetensorError) as error:
         raise RequestError(f"{where} is damaged: {safe(str(error))}.") from None
-    _check_shapes(where, expected, weights)
+    weights = {name: value.float() for name, value in weights.items()}
     if not all(bool(value.isfinite().all()) for value in weights.values()):
-        raise RequestError(f"{where} has weights that are no finite numbers.")
-    model = build_model(config.model, tokenizer.vocab_size)
-    model.load_state_dict(weights)
-    model.to(target).eval()
-    return LoadedModel(model, tokenizer, config, step, val_loss, target)
+        raise RequestError(f"{where} has weights that are NaN or infinity in float32.")
+    return ModelState(weights, tokenizer, config, step, val_loss).load(target)
 
 
 def load_training(path: Path) -> TrainingState:
@@ -186,11 +195,17 @@ def load_training(path: Path) -> TrainingState:
     try:
         for name in (TRAINING_FILE, TRAINING_TENSORS_FILE):
             _check_sum(path / name)
-        numbers = json.loads((path / TRAINING_FILE).read_text(encoding="utf-8"))
+        scalars = msgspec.convert(json.loads(read_bounded(path / TRAINING_FILE)), Scalars)
         tensors = load_file(path / TRAINING_TENSORS_FILE)
-    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+        SafetensorError,
+        msgspec.ValidationError,
+    ) as error:
         raise RequestError(f"{safe(str(path))} is damaged: {safe(str(error))}.") from None
-    return TrainingState(tensors, numbers)
+    return TrainingState(tensors, scalars)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -201,16 +216,31 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     """
     try:
         _check_sum(path / MODEL_FILE)
+        with safe_open(path / MODEL_FILE, framework="pt") as file:
+            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        _check_kinds(safe(str(path / MODEL_FILE)), kinds)
         return load_file(path / MODEL_FILE)
+    except RequestError:
+        raise
     except (OSError, ValueError, SafetensorError) as error:
         raise RequestError(
             f"{safe(str(path / MODEL_FILE))} is damaged: {safe(str(error))}."
         ) from None
 
 
+def _check_kinds(where: str, kinds: Mapping[str, str]) -> None:
+    """Refuse numbers that no model of ours has: they would be cast silently."""
+    for name, kind in kinds.items():
+        if kind not in _KINDS:
+            raise RequestError(
+                f"{where} has weights of the kind {safe(kind)} "
+                f"({safe(name, one_line=True)[:100]}); convert them to one of {', '.join(_KINDS)}."
+            )
+
+
 def _check_sum(path: Path) -> None:
-    if not is_unharmed(path):
-        raise ValueError(f"{path.name} is not what was saved (its checksum differs)")
+    if why := why_harmed(path):
+        raise ValueError(f"{path.name} is not what was saved ({why})")
 
 
 def save_plain_weights(path: Path, weights: dict[str, Tensor], *, mode: int = 0o600) -> None:
@@ -244,14 +274,37 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     return about
 
 
-def _check_shapes(where: str, expected: nn.Module, weights: dict[str, Tensor]) -> None:
+def _check_header(path: Path, config: RunConfig, vocab_size: int) -> None:
+    """Compare what the header of a model file promises with its configuration.
+
+    Nothing is allocated for either: what stands in them costs no memory before it is checked.
+    """
+    where = safe(str(path))
+    found: dict[str, tuple[int, ...]] = {}
+    kinds: dict[str, str] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is not a dictionary
+                part = file.get_slice(name)
+                found[name], kinds[name] = tuple(part.get_shape()), part.get_dtype()
+    except (OSError, SafetensorError) as error:
+        raise RequestError(f"{where} is damaged: {safe(str(error))}.") from None
+    _check_kinds(where, kinds)
+    there = sum(math.prod(shape) for shape in found.values())
+    # Even without memory, a model takes time to be described: ten thousand layers half a minute.
+    if count_parameters(config.model, vocab_size) > _MANY_TIMES * max(there, 1):
+        raise RequestError(
+            f"{where} does not fit its own configuration: it has {there:,} weights, not "
+            f"{count_parameters(config.model, vocab_size):,}."
+        )
+    with torch.device("meta"):
+        expected = build_model(config.model, vocab_size)
     wanted = {name: tuple(value.shape) for name, value in expected.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
     if wanted != found:
         name = sorted(
             name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
         )[0]
         raise RequestError(
-            f"{where} does not fit its own configuration: {safe(name)} is "
-            f"{found.get(name, 'missing')}, not {wanted.get(name, 'there at all')}."
+            f"{where} does not fit its own configuration: {safe(name, one_line=True)[:100]} is "
+            f"{found.get(name, 'missing')}, but should be {wanted.get(name, 'absent')}."
         )

@@ -12,14 +12,14 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
-from megatron_model.control import Command
-from megatron_model.errors import RequestError
-from megatron_model.text import safe
+from megatron_model.run.control import Command
+from megatron_model.util.errors import RequestError
+from megatron_model.util.text import safe
 
 COMMANDS = "commands"
 POLL_SECONDS = 0.2
@@ -30,8 +30,12 @@ _MANY = 100
 _numbers = itertools.count()
 
 
+HAND_OVER: Literal["release"] = "release"
+"""What a file says for ``hand_over``, as it did before that had this name."""
+
+
 class _Order(Struct, frozen=True):
-    command: Command
+    command: Command | Literal["release"]
     time: float
     uid: int
 
@@ -50,7 +54,8 @@ class CommandFolder:
         Raises:
             RequestError: the folder cannot be written.
         """
-        order = msgspec.json.encode(_Order(command, time.time(), os.geteuid()))
+        word: Command | Literal["release"] = HAND_OVER if command == "hand_over" else command
+        order = msgspec.json.encode(_Order(word, time.time(), os.geteuid()))
         name = f"{time.time_ns():020d}-{os.getpid()}-{next(_numbers):06d}.json"
         temporary = f".{name}.tmp"
         try:
@@ -85,7 +90,8 @@ class CommandFolder:
                 if name in self._refused:
                     continue
                 try:
-                    commands.append(_read(folder, name).command)
+                    word = _read(folder, name).command
+                    commands.append("hand_over" if word == HAND_OVER else word)
                 except (OSError, ValueError) as error:
                     reason = safe(str(error), one_line=True)
                     refusals.append(f"a command was refused: {reason} ({safe(name)[:60]})")
@@ -96,7 +102,7 @@ class CommandFolder:
         return commands, refusals
 
     def clear(self, *kept: Command) -> None:
-        """Drop what was meant for a trainer that is gone, but for commands of these kinds."""
+        """Drop commands to a trainer that is gone, except those that are `kept`."""
         left = [command for command in self.take()[0] if command in kept]
         for command in left:
             with contextlib.suppress(RequestError):
@@ -107,21 +113,21 @@ class CommandFolder:
 
 
 def _read(folder: int, name: str) -> _Order:
-    # Not blocking: somebody may have put a pipe there.
+    # Not blocking: it may be a pipe.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(name, flags, dir_fd=folder)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is no file")
+            raise ValueError("it is not a file")
         if status.st_uid != os.geteuid():
             raise ValueError(f"it is from another user (number {status.st_uid})")
-        order: Any = msgspec.json.decode(os.read(descriptor, _LONGEST), type=_Order)
+        order = msgspec.json.decode(os.read(descriptor, _LONGEST), type=_Order)
         if order.uid != os.geteuid():
             raise ValueError("it is from another user")
-        return order  # type: ignore[no-any-return]
+        return order
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise ValueError("it is not one of ours") from None
+        raise ValueError("it is not a command") from None
     finally:
         os.close(descriptor)
 

@@ -1,29 +1,38 @@
-"""What may be asked of a running trainer, from any thread."""
+"""The commands that a trainer obeys, and the queue by which any thread gives them."""
 
 from __future__ import annotations
 
 import contextlib
 import queue
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard, get_args
 
 if TYPE_CHECKING:
-    from megatron_model.lending import WeightsRequest
+    from megatron_model.run.live_weights import WeightsRequest
 
 
 @dataclass(frozen=True)
 class Change:
-    """Another value for a setting of the run in training; see live_settings.py."""
+    """Another value for a setting of the run in training; see config/live.py."""
 
     key: str
     value: int | float
 
 
-Command: TypeAlias = (
-    Literal["pause", "resume", "save", "evaluate", "sample", "stop", "abort", "release"] | Change
-)
-"""``stop`` saves and ends, ``abort`` ends at once; what was not saved is lost.
-``release`` saves and lets the run go, for another process that waits to train it."""
+Request: TypeAlias = Literal["pause", "resume", "save", "evaluate", "sample", "stop"]
+"""What `tell` sends. It is meant for the run, whichever process trains it by then."""
+Ending: TypeAlias = Literal["stop", "abort", "hand_over"]
+"""What ends a session: ``stop`` saves first, ``abort`` does not, ``hand_over`` saves for the
+process that waits to train the run."""
+Command: TypeAlias = Request | Ending | Change
+
+REQUESTS: tuple[Request, ...] = get_args(Request)
+ENDINGS: tuple[Ending, ...] = get_args(Ending)
+
+
+def is_ending(command: Command | None) -> TypeGuard[Ending]:
+    """Whether a command ends the session of the trainer that obeys it."""
+    return command in ENDINGS
 
 
 class Control:
@@ -37,16 +46,16 @@ class Control:
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._awaited: Command | None = None
-        self._borrowers: queue.SimpleQueue[WeightsRequest] = queue.SimpleQueue()
+        self._weights_requests: queue.SimpleQueue[WeightsRequest] = queue.SimpleQueue()
 
     def ask_for_weights(self, request: WeightsRequest) -> None:
         """Ask for a copy of the weights, which is made between two steps."""
-        self._borrowers.put(request)
+        self._weights_requests.put(request)
 
-    def take_borrower(self) -> WeightsRequest | None:
-        """Return whoever has waited longest for the weights."""
+    def take_weights_request(self) -> WeightsRequest | None:
+        """Return the request for the weights that has waited longest."""
         try:
-            return self._borrowers.get_nowait()
+            return self._weights_requests.get_nowait()
         except queue.Empty:
             return None
 

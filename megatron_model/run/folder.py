@@ -1,30 +1,38 @@
 """The folder of one run: what was asked, what happened, and the checkpoints. No torch.
 
 `latest` and `best` are found from what is there, never from a pointer that could lie. One process
-trains a run at a time: it holds a kernel lock that dies with it.
+trains a run at a time: it holds a lock that the kernel drops when the process ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
+import secrets
 import shutil
+import stat
 import time
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from msgspec import Struct
 
-from megatron_model import run_lock
-from megatron_model.config import RunConfig, config_from_builtins, config_to_toml
-from megatron_model.errors import RequestError, nearest
-from megatron_model.events import Event, decode_event
-from megatron_model.files import write_atomically
-from megatron_model.run_state import RunState, Status
-from megatron_model.text import safe
-from megatron_model.toml_file import read_toml
+from megatron_model.config.fields import RunConfig, config_to_toml, recorded_config
+from megatron_model.events import log as event_log
+from megatron_model.events.log import last_event
+from megatron_model.events.schema import Event, RunFailed
+from megatron_model.events.state import RunState, Status
+from megatron_model.run import lock as run_lock
+from megatron_model.util.errors import RequestError, nearest
+from megatron_model.util.fallback import do_without
+from megatron_model.util.files import read_bounded, seen_harmed, why_harmed, write_atomically
+from megatron_model.util.text import cut_to_bytes, safe
+from megatron_model.util.toml import read_toml
+from megatron_model.util.user_folders import user_folder
 
 RUN_FILE = "run.toml"
 EVENTS_FILE = "events.jsonl"
@@ -37,9 +45,13 @@ FINAL_WEIGHTS_FILE = "megatron_trained_model.pt"
 HAND_OVER_SECONDS = 60.0
 """How long a run that was handed over may be without a trainer before it counts as interrupted."""
 
+NAME_BYTES = 120
+"""Longest name of a run: what is made from it (a text's file name, say) must still be a name."""
+
 CREATED = "%Y-%m-%dT%H:%M:%SZ"
 
-_PIECE = 1 << 20
+_READ = (MODEL_FILE, TRAINING_FILE)
+"""The files of a checkpoint that say which one to write with, and hold its weights."""
 
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
 
@@ -50,14 +62,26 @@ class Checkpoint(Struct, frozen=True):
     step: int
     path: Path
     val_loss: float | None
+    run: str = ""
+    """Identity of the run that wrote it; empty where it does not say, as once none did."""
 
 
 def default_runs_dir() -> Path:
-    """Return ``MEGATRON_RUNS_DIR``, or the ``runs`` folder in the user's data folder."""
-    import platformdirs
+    """Return ``MEGATRON_RUNS_DIR``, or the ``runs`` folder in the user's data folder.
 
+    Raises:
+        RequestError: no folder was named, and this user has no home.
+    """
     named = os.environ.get("MEGATRON_RUNS_DIR")
-    return Path(named) if named else platformdirs.user_data_path("megatron") / "runs"
+    if named:
+        return Path(named)
+    folder = user_folder("data")
+    if folder is None:
+        raise RequestError(
+            "This user has no home folder to keep runs in; say where with --runs-dir DIR or "
+            "MEGATRON_RUNS_DIR."
+        )
+    return folder / "runs"
 
 
 def check_run_name(name: str) -> None:
@@ -68,14 +92,16 @@ def check_run_name(name: str) -> None:
         name != safe(name, one_line=True)
         or "/" in name
         or "\\" in name
+        # What cannot be seen cannot be typed, and two names would look the same.
+        or any(unicodedata.category(character) == "Cf" for character in name)
         or name.startswith((".", "-"))
     ):
         raise RequestError(
             f'"{safe(name, one_line=True)}" cannot be a run name; '
             "use letters, digits, dots, dashes and underscores, and begin with a letter or digit."
         )
-    if len(name.encode()) > 120:
-        raise RequestError("The run name is longer than 120 bytes; shorten it.")
+    if len(name.encode()) > NAME_BYTES:
+        raise RequestError(f"The run name is longer than {NAME_BYTES} bytes; shorten it.")
 
 
 class RunFolder:
@@ -85,6 +111,7 @@ class RunFolder:
         self.path = path
         self.name = path.name
         self.events_path = path / EVENTS_FILE
+        self._made_here = False
 
     @classmethod
     def create(cls, runs_dir: Path, name: str, config: RunConfig) -> RunFolder:
@@ -108,8 +135,17 @@ class RunFolder:
         except OSError as error:
             raise RequestError(f"Cannot make {path}: {error.strerror}.") from None
         folder = cls(path)
-        folder.write_config(config, fingerprint="")
-        (path / CHECKPOINTS).mkdir(mode=0o700)
+        folder._made_here = True
+        try:
+            folder.write_config(config, fingerprint="")
+            (path / CHECKPOINTS).mkdir(mode=0o700)
+        except BaseException as error:
+            shutil.rmtree(path, ignore_errors=True)
+            if not isinstance(error, OSError):
+                raise
+            raise RequestError(
+                f"Cannot write {safe(str(error.filename or path))}: {error.strerror}."
+            ) from None
         return folder
 
     @classmethod
@@ -119,9 +155,50 @@ class RunFolder:
         Raises:
             RequestError: there is no run there.
         """
-        if not os.path.isfile(path / RUN_FILE):
+        if not _may_be_run(path):
             raise RequestError(f"{safe(str(path))} is not a run: it has no {RUN_FILE}.")
         return cls(path)
+
+    @property
+    def _is_new(self) -> bool:
+        """Whether nothing happened in this run yet, and nothing in it is worth keeping.
+
+        The checkpoint that a fork begins with is its parent's: it counts only in a fork that
+        another process made, which may have outlived its parent.
+        """
+        if self._log_size() > 0:
+            return False
+        return self._made_here or self.latest_checkpoint() is None
+
+    def _log_size(self) -> int:
+        try:
+            return self.events_path.stat().st_size
+        except OSError:
+            return 0
+
+    @contextlib.contextmanager
+    def removed_unless_begun(self) -> Iterator[None]:
+        """Remove a new run's folder at the end of the block, unless the run took a step in it."""
+        new = self._is_new
+        try:
+            yield
+        finally:
+            if new:
+                self._remove_unbegun()
+
+    def discard_new(self) -> None:
+        """Remove the folder of a run that was made, and then could not be started."""
+        if self._is_new:
+            self._remove_unbegun()
+
+    def _remove_unbegun(self) -> None:
+        last = last_event(self.events_path)
+        first_step = (self.read_parent() or ("", 0))[1]
+        failed_at_once = isinstance(last, RunFailed) and last.step == first_step
+        if self._log_size() > 0 and not failed_at_once:
+            return
+        if os.path.isfile(self.path / RUN_FILE) and not self.is_active():
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def write_config(self, config: RunConfig, *, fingerprint: str) -> None:
         """Write run.toml whole: the configuration, the corpus's fingerprint and the versions."""
@@ -134,6 +211,9 @@ class RunFolder:
         run.add("name", self.name)
         before = self._about()
         run.add("created", before.get("created") or time.strftime(CREATED, time.gmtime()))
+        # An earlier version of this program drops it from the file, but not from the checkpoints.
+        known = [checkpoint.run for checkpoint in reversed(self.checkpoints()) if checkpoint.run]
+        run.add("identity", before.get("identity") or next(iter(known), secrets.token_hex(8)))
         for key in ("parent", "parent_step"):
             if key in before:
                 run.add(key, before[key])
@@ -146,9 +226,12 @@ class RunFolder:
         document.add("run", run)
         write_atomically(self.path / RUN_FILE, tomlkit.dumps(document).encode())
 
-    @property
-    def parent(self) -> tuple[str, int] | None:
-        """Name of the run this one was forked from, and the step at which; see fork.py."""
+    def read_identity(self) -> str:
+        """Return what marks a checkpoint as this run's own, whatever the run is called now."""
+        return str(self._about().get("identity") or "")
+
+    def read_parent(self) -> tuple[str, int] | None:
+        """Return the name of the run this one was forked from, and the step; see fork.py."""
         name, step = self._about().get("parent"), self._about().get("parent_step")
         return (name, step) if isinstance(name, str) and isinstance(step, int) else None
 
@@ -161,54 +244,53 @@ class RunFolder:
     def _read_toml(self) -> dict[str, dict[str, object]]:
         return read_toml(self.path / RUN_FILE)
 
-    @property
-    def config(self) -> RunConfig:
-        """What was asked of the run."""
+    def read_config(self) -> RunConfig:
+        """Return what was asked of the run.
+
+        Raises:
+            RequestError: run.toml cannot be read, or does not describe a run.
+        """
         data = self._read_toml()
         data.pop("run", None)
-        return config_from_builtins(data)
+        return recorded_config(data)
 
-    @property
-    def corpus_fingerprint(self) -> str:
-        """Fingerprint of the corpus the run began with, empty before it was prepared."""
+    def read_corpus_fingerprint(self) -> str:
+        """Return the fingerprint of the corpus the run began with; empty before it was prepared.
+
+        Raises:
+            RequestError: run.toml cannot be read.
+        """
         return str(self._read_toml().get("run", {}).get("corpus_fingerprint", ""))
 
     def read_events(self, offset: int = 0, limit: int = -1) -> tuple[list[Event], int]:
         """Return the events in whole lines from byte `offset`, and the offset to go on from.
 
-        About `limit` bytes are read at most; one line is read whole however long it is.
+        About `limit` bytes are read at most, but one line at least; see event_log.py.
         """
+        return event_log.read_events(self.events_path, offset, limit)
+
+    def check_readable(self) -> None:
+        """Raise `RequestError` when there is a log, or a folder, that cannot be read."""
         try:
-            # Not blocking: a pipe in place of the log must not hold up whoever looks at the run.
-            descriptor = os.open(self.events_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with open(descriptor, "rb") as file:
-                file.seek(offset)
-                data = file.read(limit)
-                if limit > 0 and b"\n" not in data:
-                    data += file.readline()
-        except OSError:
-            return [], offset
-        end = data.rfind(b"\n") + 1
-        found = [decode_event(line) for line in data[:end].splitlines()]
-        return [event for event in found if event is not None], offset + end
+            event_log.check_readable(self.events_path)
+        except OSError as error:
+            where = safe(str(self.events_path), one_line=True)
+            raise RequestError(f"Cannot read {where}: {error.strerror}.") from None
 
     def fold(self) -> tuple[RunState, int]:
         """Fold the whole log, a piece at a time; return the state and the offset to go on from."""
         state, offset = RunState(), 0
-        while True:
-            events, end = self.read_events(offset, limit=_PIECE)
-            for event in events:
-                state.apply(event)
-            if end == offset:
-                return state, offset
+        for events, end in event_log.read_pieces(self.events_path):
+            state.apply_all(events)
             offset = end
+        return state, offset
 
     def state(self) -> RunState:
         """Fold the whole log."""
         return self.fold()[0]
 
     def status(self, state: RunState) -> Status:
-        """Return the run's status: one that goes on without a living trainer is interrupted."""
+        """Return the run's status: one that is running without a living trainer is interrupted."""
         if state.running and not self.is_alive(state):
             return "interrupted"
         return state.status
@@ -222,7 +304,7 @@ class RunFolder:
             for path in (self.path / CHECKPOINTS).iterdir():
                 match = _CHECKPOINT_NAME.fullmatch(path.name)
                 if match and not path.is_symlink() and (path / MODEL_FILE).is_file():
-                    found.append(Checkpoint(int(match[1]), path, _val_loss(path)))
+                    found.append(Checkpoint(int(match[1]), path, *_numbers(path)))
         return sorted(found, key=lambda checkpoint: checkpoint.step)
 
     @property
@@ -239,6 +321,42 @@ class RunFolder:
         evaluated = [c for c in self.checkpoints() if c.val_loss is not None]
         best = min(evaluated, key=lambda c: c.val_loss or 0.0, default=None)
         return best or self.latest_checkpoint()
+
+    def readable_checkpoints(self, which: str = "latest") -> list[Checkpoint]:
+        """Return this run's own checkpoints but those known to be damaged, `which` first.
+
+        Args:
+            which: ``best`` (the lowest validation loss) or ``latest``.
+        """
+        newest = [
+            c for c in reversed(self.checkpoints()) if not why_not_of(c, self.read_identity())
+        ]
+        sound = [c for c in newest if not any(seen_harmed(c.path / name) for name in _READ)]
+        if which == "latest":
+            return sound
+        # The earlier of two that are equally good; the later of two that were not evaluated.
+        evaluated = [c for c in reversed(sound) if c.val_loss is not None]
+        others = [c for c in sound if c.val_loss is None]
+        return sorted(evaluated, key=lambda c: c.val_loss or 0.0) + others
+
+    def sound_checkpoint(self, which: str, say: Callable[[str], None]) -> Checkpoint | None:
+        """Return the `which` of this run's own checkpoints whose files are what was saved.
+
+        Args:
+            which: ``best`` or ``latest``.
+            say: gets a sentence for each one that was skipped.
+        """
+        for checkpoint in self.readable_checkpoints(which):
+            files = (checkpoint.path / name for name in _READ)
+            harmed = [(file, why) for file in files if file.exists() and (why := why_harmed(file))]
+            if not harmed:
+                return checkpoint
+            file, why = harmed[0]
+            say(
+                f"{checkpoint.path.name} was skipped: its {file.name} is not what was saved "
+                f"({safe(why, one_line=True)})."
+            )
+        return None
 
     def checkpoint_path(self, step: int) -> Path:
         """Return where the checkpoint of `step` belongs."""
@@ -266,6 +384,11 @@ class RunFolder:
                     raise RequestError(
                         f'The run "{self.name}" is being trained by another process.'
                     )
+                if not run_lock.is_of_kernel(self.path / LOCK_FILE):
+                    do_without(
+                        "The file system of the run has no locks: do not train this run from two "
+                        "machines or containers at once, nothing keeps them apart."
+                    )
                 yield
         except OSError as error:
             if error.filename != str(self.path / LOCK_FILE):
@@ -279,7 +402,7 @@ class RunFolder:
         return run_lock.is_held(self.path / LOCK_FILE)
 
     def is_alive(self, state: RunState) -> bool:
-        """Whether the run goes on: it is trained, or was handed over a moment ago."""
+        """Whether the run is in progress: it is trained, or was handed over a moment ago."""
         between = state.handed_over and abs(time.time() - state.last_time) < HAND_OVER_SECONDS
         return self.is_active() or between
 
@@ -287,25 +410,32 @@ class RunFolder:
         """Delete the run and everything in its folder.
 
         Raises:
-            RequestError: it is being trained, or is no run.
+            RequestError: it is being trained, is not a run, or cannot be deleted.
         """
         RunFolder.open(self.path)
         if self.is_active():
             raise RequestError(f'The run "{self.name}" is in training; stop it first.')
         if self.path.is_symlink():
             raise RequestError(f'"{self.name}" is a link; delete what it points to by hand.')
-        shutil.rmtree(self.path)
+        try:
+            shutil.rmtree(self.path)
+        except OSError as error:
+            where = safe(str(error.filename or self.path), one_line=True)
+            raise RequestError(f"Cannot delete {where}: {error.strerror}.") from None
 
 
 def list_runs(runs_dir: Path) -> list[RunFolder]:
-    """Return every run in `runs_dir`, newest (by its last event) first."""
+    """Return every run in `runs_dir`, newest (by its last event) first.
+
+    A folder that cannot be opened is among them: reading it says why.
+    """
     try:
         paths = list(runs_dir.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise RequestError(f"Cannot read {safe(str(runs_dir))}: {error.strerror}.") from None
-    folders = [RunFolder(path) for path in paths if os.path.isfile(path / RUN_FILE)]
+    folders = [RunFolder(path) for path in paths if _may_be_run(path)]
 
     def changed(folder: RunFolder) -> float:
         for path in (folder.events_path, folder.path / RUN_FILE):
@@ -316,13 +446,36 @@ def list_runs(runs_dir: Path) -> list[RunFolder]:
     return sorted(folders, key=changed, reverse=True)
 
 
-def free_name(runs_dir: Path, stem: str) -> str:
-    """Return `stem`, or `stem` with the first number behind it that no run has."""
-    stem = re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "run"
-    name, number = stem, 2
-    while (runs_dir / name).exists():
-        name, number = f"{stem}-{number}", number + 1
-    return name
+def _may_be_run(path: Path) -> bool:
+    """Whether a folder has a run.toml, or hides whether it has one."""
+    try:
+        return stat.S_ISREG(os.stat(path / RUN_FILE).st_mode)
+    except OSError as error:
+        # A folder that we may not look into, or a link that leads round in a circle.
+        return error.errno in (errno.EACCES, errno.ELOOP)
+    except ValueError:  # a name with a NUL in it
+        return False
+
+
+def free_name(runs_dir: Path, stem: str, ending: str = "") -> str:
+    """Return `stem` and `ending`, or these with the first number behind them that no run has.
+
+    A stem that is too long for a name gives way: a corpus's file name may take 255 bytes.
+    """
+    ending = cut_to_bytes(_plain(ending), NAME_BYTES // 2)
+    number = 1
+    while True:
+        tail = ending + (f"-{number}" if number > 1 else "")
+        room = NAME_BYTES - len(os.fsencode(tail))
+        name = (cut_to_bytes(_plain(stem).strip("-."), room).strip("-.") or "run") + tail
+        # os.path: a path that is too long altogether is refused where the folder is made.
+        if not os.path.lexists(runs_dir / name):
+            return name
+        number += 1
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", text))
 
 
 def find_run(spec: str, runs_dir: Path) -> RunFolder:
@@ -341,38 +494,73 @@ def find_run(spec: str, runs_dir: Path) -> RunFolder:
     )
 
 
-def find_model(spec: str, runs_dir: Path, *, which: str = "best") -> Path:
+def find_model(
+    spec: str,
+    runs_dir: Path,
+    *,
+    which: str = "best",
+    say: Callable[[str], None] = lambda text: None,
+) -> Path:
     """Return the model file meant by a run's name or folder, a checkpoint folder or a file.
 
     Args:
         spec: what the person gave.
         runs_dir: where runs are looked for by name.
         which: ``best`` or ``latest`` checkpoint, when `spec` is a run.
+        say: gets a sentence for each checkpoint that would have been taken, but was skipped.
 
     Raises:
         RequestError: there is no such model.
     """
     path = Path(spec)
-    # os.path, which calls a name that is too long simply no file.
-    if os.path.isfile(path):
+    # os.path, which calls a name that is too long simply no file. A run's bare name comes first, as
+    # for every other verb: a file of that name in the current folder must not hide the run.
+    is_name = "/" not in spec and os.path.isfile(runs_dir / spec / RUN_FILE)
+    if os.path.isfile(path) and not is_name:
         if path.suffix != ".safetensors":
             raise RequestError(
                 f"{safe(spec)} is not a .safetensors file, run or checkpoint folder."
             )
         return path
-    if os.path.isfile(path / MODEL_FILE):
+    if os.path.isfile(path / MODEL_FILE) and not is_name:
         return path / MODEL_FILE
     folder = find_run(spec, runs_dir)
-    checkpoint = folder.best_checkpoint() if which == "best" else folder.latest_checkpoint()
-    if checkpoint is None:
+    checkpoints, identity = folder.checkpoints(), folder.read_identity()
+    if not checkpoints:
         raise RequestError(f'The run "{folder.name}" has no checkpoint yet.')
-    return checkpoint.path / MODEL_FILE
+    for checkpoint in checkpoints:
+        if why := why_not_of(checkpoint, identity):
+            say(f"{checkpoint.path.name} was skipped: {why}.")
+    found = folder.sound_checkpoint(which, say)
+    if found is None:
+        raise RequestError(f'No checkpoint of the run "{folder.name}" is what was saved.')
+    return found.path / MODEL_FILE
 
 
-def _val_loss(checkpoint: Path) -> float | None:
+def has_changed(model: Path, fingerprint: str) -> bool:
+    """Whether the corpus of the run that a model file is in was another one than this.
+
+    False where that is not known: the file is in no run, or in one without a fingerprint.
+    """
+    run = model.absolute().parent.parent.parent
+    if model.absolute().parent.parent.name != CHECKPOINTS or not os.path.isfile(run / RUN_FILE):
+        return False
+    known = RunFolder(run)._about().get("corpus_fingerprint")
+    return bool(known) and known != fingerprint
+
+
+def why_not_of(checkpoint: Checkpoint, identity: str) -> str:
+    """Return why a checkpoint is not one of the run of that identity; empty if it may be."""
+    differs = checkpoint.run and identity and checkpoint.run != identity
+    return "it is a checkpoint of another run" if differs else ""
+
+
+def _numbers(checkpoint: Path) -> tuple[float | None, str]:
+    """Return the validation loss of a checkpoint, and the identity of its run."""
     try:
-        value = json.loads((checkpoint / TRAINING_FILE).read_text(encoding="utf-8"))["val_loss"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+        numbers = json.loads(read_bounded(checkpoint / TRAINING_FILE))
+        value, run = numbers["val_loss"], numbers.get("run")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None, ""
     good = isinstance(value, (int, float)) and abs(value) < 1e300
-    return float(value) if good else None
+    return float(value) if good else None, run if isinstance(run, str) else ""

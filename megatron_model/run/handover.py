@@ -1,19 +1,18 @@
-"""Hand a run over: start the process that goes on with it once this one lets it go. No torch.
+"""Hand a run over: start the successor, the process that takes it over. No torch.
 
 The successor gets everything ready while this process still trains, then asks it through the run's
-folder to save and let go, and waits for the kernel's lock: the gap is a save and a load.
+folder to hand over, and waits for the lock: training pauses for one save and one load.
 """
 
 from __future__ import annotations
 
 import os
 import subprocess
-import sys
-from pathlib import Path
 
-from megatron_model.errors import RequestError
-from megatron_model.run_folder import RunFolder
-from megatron_model.text import safe
+from megatron_model.run.folder import RunFolder
+from megatron_model.util.errors import RequestError
+from megatron_model.util.python_child import start_python
+from megatron_model.util.text import safe
 
 TRAINER_LOG = "trainer.log"
 
@@ -24,21 +23,17 @@ def start_successor(folder: RunFolder) -> subprocess.Popen[bytes]:
     Raises:
         RequestError: the process or its log cannot be made.
     """
-    command = [sys.executable, "-m", "megatron_model", "train", "--take-over", "--resume"]
-    package_root = str(Path(__file__).parent.parent)
-    # It works in /, from where a package that is not installed would not be found.
-    paths = [package_root, os.environ.get("PYTHONPATH", "")]
+    options = ["--take-over", "--resume", str(folder.path.resolve())]
     try:
         log = open_trainer_log(folder)
         try:
-            return subprocess.Popen(
-                [*command, str(folder.path.resolve())],
+            return start_python(
+                "megatron_model",
+                "train",
+                *options,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd="/",
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-                start_new_session=True,
             )
         finally:
             os.close(log)
@@ -52,16 +47,19 @@ def start_successor(folder: RunFolder) -> subprocess.Popen[bytes]:
 def open_trainer_log(folder: RunFolder) -> int:
     """Return a descriptor to append to the run's trainer.log."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags |= os.O_NONBLOCK  # a pipe in its place must not block
     return os.open(folder.path / TRAINER_LOG, flags, 0o600)
 
 
 def last_words(folder: RunFolder) -> str:
     """Return the last line of the run's trainer.log: why a successor ended, if it did."""
     try:
-        with (folder.path / TRAINER_LOG).open("rb") as log:
+        # Not blocking, and bounded: a pipe or a device may be in its place.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(os.open(folder.path / TRAINER_LOG, flags), "rb") as log:
             log.seek(0, os.SEEK_END)
             log.seek(max(0, log.tell() - 4096))
-            lines = log.read().decode(errors="replace").strip().splitlines()
+            lines = (log.read(4096) or b"").decode(errors="replace").strip().splitlines()
     except OSError:
         return ""
     return safe(lines[-1], one_line=True) if lines else ""

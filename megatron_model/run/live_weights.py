@@ -1,4 +1,4 @@
-"""The weights of a model in training, copied between two steps for somebody else to use."""
+"""The weights of a model in training, copied between two steps for another thread. No torch."""
 
 from __future__ import annotations
 
@@ -6,73 +6,54 @@ import queue
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from megatron_model.errors import RequestError
+from megatron_model.util.errors import RequestError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
 
-    from megatron_model.checkpoint import LoadedModel
-    from megatron_model.trainer import Trainer
+    from megatron_model.run.checkpoint import LoadedModel, ModelState
+    from megatron_model.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
-class LentWeights:
-    """A copy on the host that training cannot reach, and what it cost."""
+class LiveWeights:
+    """A copy of the model as it is now, and what it cost."""
 
-    weights: dict[str, Tensor]
-    vocabulary: str
-    config: Any
-    step: int
-    val_loss: float | None
-    device: Any
+    model: ModelState
+    device: torch.device
+    """The device that the run is trained on."""
     seconds: float
-    """How long the training stood still for it."""
+    """How long training waited for the copy."""
 
     def load(self) -> LoadedModel:
-        """Build the model, ready to write, on the device that the run is trained on."""
-        from megatron_model.architectures import build_model
-        from megatron_model.checkpoint import LoadedModel
-        from megatron_model.tokenizer import CharTokenizer
-
-        tokenizer = CharTokenizer.from_vocabulary(self.vocabulary)
-        model = build_model(self.config.model, tokenizer.vocab_size)
-        model.load_state_dict(self.weights)
-        model.to(self.device).eval()
-        return LoadedModel(model, tokenizer, self.config, self.step, self.val_loss, self.device)
+        """Build the model on the device of the run, ready to write."""
+        return self.model.load(self.device)
 
 
 class WeightsRequest:
-    """Somebody waits for the weights; the trainer answers between two steps."""
+    """A thread waits for the weights; the trainer answers between two steps."""
 
     def __init__(self) -> None:
-        self._answer: queue.SimpleQueue[LentWeights | RequestError] = queue.SimpleQueue()
+        self._answer: queue.SimpleQueue[LiveWeights | RequestError] = queue.SimpleQueue()
 
     def answer(self, trainer: Trainer) -> None:
         """Hand over a copy of the weights as they are now; without room for one, say so."""
+        from megatron_model.run.checkpoint import ModelState, copies_on_host
+
         began = time.perf_counter()
         try:
-            weights = {
-                name: value.detach().to("cpu", copy=True)
-                for name, value in trainer.model.state_dict().items()
-            }
-        except (RuntimeError, MemoryError):  # the run must not end for somebody's curiosity
+            weights = copies_on_host(trainer.model.state_dict())
+        except (RuntimeError, MemoryError):  # no reason to end the run
             self._answer.put(RequestError("There is no memory left for a copy of the weights."))
             return
-        self._answer.put(
-            LentWeights(
-                weights,
-                trainer.tokenizer.vocabulary,
-                trainer.config,
-                trainer.step,
-                trainer.val_loss,
-                trainer.device,
-                time.perf_counter() - began,
-            )
+        model = ModelState(
+            weights, trainer.tokenizer, trainer.config, trainer.step, trainer.val_loss
         )
+        self._answer.put(LiveWeights(model, trainer.device, time.perf_counter() - began))
 
-    def wait(self, given_up: Callable[[], bool], seconds: float = 0.05) -> LentWeights | None:
+    def wait(self, given_up: Callable[[], bool], seconds: float = 0.05) -> LiveWeights | None:
         """Return the weights, or None if there came none before `given_up`; asked now and then.
 
         Raises:

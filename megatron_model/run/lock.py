@@ -1,13 +1,18 @@
 """Who trains a run: a lock held by the kernel, and beside it what is known of the one who holds it.
 
-Only the kernel's lock counts. It falls with its process, whatever became of that: a number that
-another process got since, or a machine that was started anew, cannot make a dead trainer look
-alive. What is written in the file only tells people where to look.
+Only the kernel's lock counts, where the file system has it. It falls with its process, whatever
+became of that: a number that another process got since, or a machine that was restarted, cannot
+make a dead trainer look alive. What is written in the file then only tells people where to look.
+
+Some file systems have no such lock (Lustre mounted without ``flock``, some network mounts). There
+what is written counts: whether the process it names lives. POSIX locks do not help: they are
+missing in the same places, and fall as soon as their process closes any descriptor of the file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -18,11 +23,11 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from megatron_model.errors import RequestError
-from megatron_model.text import safe
+from megatron_model.util.errors import RequestError
+from megatron_model.util.text import safe
 
 ELSEWHERE_SECONDS = 120.0
-"""How long a trainer on another machine counts as alive after its last word."""
+"""How long a trainer on another machine counts as alive after it was last heard of."""
 _LONGEST = 4096
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -37,8 +42,24 @@ class Holder(Struct, frozen=True):
 
     @property
     def elsewhere(self) -> bool:
-        """Whether it is, or was, on another machine than this one."""
-        return self.host != socket.gethostname()
+        """Whether it is, or was, on another machine than this one.
+
+        A container has a name of its own, but not a kernel: one that was restarted is no other
+        machine, and the kernel's lock says whether the one before it is gone.
+        """
+        return self.host != socket.gethostname() and not (self.boot and self.boot == _boot())
+
+    @property
+    def alive(self) -> bool:
+        """Whether that very process lives here, and not only its number."""
+        import psutil
+
+        if self.host != socket.gethostname():
+            return False
+        try:
+            return bool(psutil.Process(self.pid).create_time() <= self.since)
+        except (psutil.Error, ValueError, OverflowError):
+            return False
 
 
 @contextlib.contextmanager
@@ -49,8 +70,10 @@ def hold(path: Path, seconds: float = 1.0) -> Iterator[bool]:
     try:
         deadline = time.monotonic() + seconds
         # Somebody who only asks whether it is held shares it for an instant.
-        while not (held := _try(descriptor, fcntl.LOCK_EX)) and time.monotonic() < deadline:
+        while (held := _try(descriptor, fcntl.LOCK_EX)) is False and time.monotonic() < deadline:
             time.sleep(0.01)
+        if held is None:
+            held = not _is_alive(holder(path))
         if held:
             _write(descriptor, _me())
         try:
@@ -70,7 +93,20 @@ def is_held(path: Path) -> bool:
         return False
     try:
         # Shared, so that two who ask at once do not take each other for the trainer.
-        return not _try(descriptor, fcntl.LOCK_SH)
+        free = _try(descriptor, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
+    return _is_alive(holder(path)) if free is None else not free
+
+
+def is_of_kernel(path: Path) -> bool:
+    """Whether the file system has the kernel's lock, so that no two can train a run at once."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        return _try(descriptor, fcntl.LOCK_SH) is not None
     finally:
         os.close(descriptor)
 
@@ -98,7 +134,11 @@ def check_elsewhere(path: Path, log: Path, name: str) -> None:
         RequestError: the lock file names another machine, and the run's log was just written.
     """
     found = holder(path)
-    if found is None or not found.elsewhere or is_held(path):
+    if found is None or is_held(path):
+        return
+    # Without the kernel's lock nothing here knows of a process in another container.
+    unknown = found.host != socket.gethostname() and not is_of_kernel(path)
+    if not (found.elsewhere or unknown):
         return
     with contextlib.suppress(OSError):
         age = time.time() - log.stat().st_mtime
@@ -111,23 +151,33 @@ def check_elsewhere(path: Path, log: Path, name: str) -> None:
 
 
 def _me() -> Holder:
-    boot = ""
-    with contextlib.suppress(OSError):
-        boot = _BOOT_ID.read_text().strip()
-    return Holder(socket.gethostname(), boot, os.getpid(), time.time())
+    return Holder(socket.gethostname(), _boot(), os.getpid(), time.time())
+
+
+def _boot() -> str:
+    """Return what names this start of this machine's kernel, empty where nothing does."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _is_alive(found: Holder | None) -> bool:
+    return found is not None and found.alive
 
 
 def _write(descriptor: int, content: Holder | None) -> None:
-    # On a full disk the lock must do without: it is the kernel's, not the file's.
+    # On a full disk the lock holds without this: it is the kernel's, not the file's.
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         if content is not None:
             os.pwrite(descriptor, msgspec.json.encode(content), 0)
 
 
-def _try(descriptor: int, kind: int) -> bool:
+def _try(descriptor: int, kind: int) -> bool | None:
+    """Whether the lock was to be had; None where the file system has none."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
     return True

@@ -6,45 +6,57 @@ steps is in session.py.
 
 from __future__ import annotations
 
+import contextlib
 import gc
-import shutil
+import shlex
 import time
-from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
-from megatron_model import events
-from megatron_model.command_folder import CommandFolder
-from megatron_model.config import RunConfig, differences, with_settings
-from megatron_model.control import Control
-from megatron_model.corpus import find_corpus
-from megatron_model.corpus_report import trigram_entropy
+from megatron_model.config.fields import RunConfig, differences, with_settings
+from megatron_model.data.batches import TokenArray
+from megatron_model.data.corpus import MissingCorpusError, find_corpus
+from megatron_model.data.report import trigram_entropy
+from megatron_model.data.token_cache import PreparedCorpus, prepare_asked, prepare_corpus, split
+from megatron_model.data.tokenizer import CharTokenizer
 from megatron_model.device import available_cores
-from megatron_model.errors import RequestError
-from megatron_model.event_log import EventLog, last_event
-from megatron_model.events import RECORDED, Event
-from megatron_model.files import clear_leftovers
-from megatron_model.notify import notify
-from megatron_model.process import keep_freed_memory
-from megatron_model.restoring import restore
-from megatron_model.run_folder import CHECKPOINTS, RunFolder
-from megatron_model.session import Session, memory_advice
-from megatron_model.soundness import is_out_of_memory
-from megatron_model.text import safe
-from megatron_model.token_cache import PreparedCorpus, prepare_corpus, split
-from megatron_model.tokenizer import CharTokenizer
-from megatron_model.trainer import Trainer
+from megatron_model.events import schema as events
+from megatron_model.events.log import EventLog, last_event
+from megatron_model.events.schema import RECORDED, Event
+from megatron_model.run.command_folder import CommandFolder
+from megatron_model.run.control import REQUESTS, Control, is_ending
+from megatron_model.run.folder import CHECKPOINTS, RunFolder
+from megatron_model.run.notify import notify
+from megatron_model.run.restore import restore
+from megatron_model.run.session import Session, memory_advice
+from megatron_model.training.learner import Learner
+from megatron_model.training.nonfinite import is_out_of_memory
+from megatron_model.training.trainer import Trainer
+from megatron_model.util import fallback
+from megatron_model.util.errors import RequestError
+from megatron_model.util.files import clear_leftovers
+from megatron_model.util.process import keep_freed_memory
+from megatron_model.util.text import safe
 
-if TYPE_CHECKING:
-    from megatron_model.distributed import Team
+MakeLearner: TypeAlias = Callable[[RunConfig, PreparedCorpus, TokenArray, TokenArray], Learner]
+"""Makes what computes the steps from the configuration, the corpus and its two splits."""
 
 ASK_AGAIN_SECONDS = 20.0
 """How often a process that wants to take a run over asks the one that trains it."""
 TAKE_OVER_SECONDS = 600.0
 """How long it waits: the other one may be in the middle of something long."""
 
-_FIXED = ("model.", "data.encoding", "data.validation_fraction", "training.optimizer")
+_FIXED = (
+    "model.",
+    "data.encoding",
+    "data.errors",
+    "data.reading",
+    "data.validation_fraction",
+    "training.optimizer",
+)
 """Beginnings of the settings that a run's checkpoints depend on."""
 
 BASELINE_CHARACTERS = 4_000_000
@@ -57,57 +69,80 @@ def run_training(
     *,
     config: RunConfig | None = None,
     take_over: bool = False,
-    team: Team | None = None,
+    make_learner: MakeLearner | None = None,
+    begun: float | None = None,
 ) -> Iterator[Event]:
     """Train the run in `folder` from its latest checkpoint, or from the start, to its end.
 
     Every event is yielded; those of lasting interest are in the folder's log by then. What
     `control` brings, or another process through the folder, is done between two steps. `config` is
-    what to go on with instead of the folder's own settings; it is written there once it is known
-    to work. With a `team` this is its rank 0, and the others do what it tells them. With
-    `take_over` a process that trains the run is asked to let it go first, once
-    everything here is ready to go on.
+    used instead of the folder's own settings, and written there once it is known
+    to work. `make_learner` makes the learner of a run that several processes train; without it
+    this process trains alone. The run's time counts from when it was asked for, `begun` by
+    `time.perf_counter`, else from now. With `take_over` the process that trains the run hands it
+    over first, once everything here is ready.
 
     Raises:
         RequestError: before `RunStarted`, when what was asked cannot be done. The folder of a run
             that never began is removed.
     """
-    devices = (config or folder.config).training.devices
-    if team is None and devices > 1:
+    begun = time.perf_counter() if begun is None else begun
+    asked = config or folder.read_config()
+    devices = asked.training.devices
+    if make_learner is None and devices > 1:
         raise RequestError(
             f'The run "{folder.name}" trains in {devices} processes: start it with megatron-model '
             f"train --resume {folder.name}, or set training.devices 1."
         )
-    if take_over:
-        yield from _take_over(folder, control, config or folder.config)
-    with folder.lock():
-        # What was meant for a trainer that is gone is not for this one; but what was asked while
-        # the run changed hands is.
-        CommandFolder(folder.path).clear(*(_HANDED_ON if take_over else ()))
-        fresh = not folder.events_path.exists() and folder.latest_checkpoint() is None
-        try:
-            session = yield from _prepare(folder, control, config, team)
-            log = EventLog(folder.events_path)
-        except RequestError:
-            if fresh:
-                shutil.rmtree(folder.path, ignore_errors=True)
+    fallback.forget()
+    with folder.removed_unless_begun():
+        if take_over:
+            yield from _take_over(folder, control, asked)
+            begun = time.perf_counter()  # the time before is that of the other one
+        with folder.lock():
+            yield from _train(folder, control, config, take_over, make_learner, begun)
+
+
+def _train(
+    folder: RunFolder,
+    control: Control,
+    config: RunConfig | None,
+    take_over: bool,
+    make_learner: MakeLearner | None,
+    begun: float,
+) -> Iterator[Event]:
+    """Train the run, which is locked now."""
+    # Commands to a trainer that is gone are not for this one; requests made during the hand-over
+    # are.
+    CommandFolder(folder.path).clear(*(REQUESTS if take_over else ()))
+    try:
+        session = yield from _prepare(folder, control, config, make_learner, begun)
+        log = EventLog(folder.events_path)
+    except OSError as error:
+        where = safe(str(error.filename or folder.path))
+        raise RequestError(f"Cannot write {where}: {error.strerror or error}.") from None
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
-        try:
-            for event in session.run(log):
-                if isinstance(event, RECORDED):
-                    log.record(event, sync=isinstance(event, _LAST))
-                notify(folder.name, event)
-                yield event
-        finally:
-            log.close()
-            del session
-            _release_memory()
+        raise RequestError(memory_advice(config or folder.read_config())) from error
+    event: Event | None = None
+    try:
+        for event in session.run(log):
+            if isinstance(event, RECORDED):
+                log.record(event, sync=isinstance(event, _LAST))
+            notify(folder.name, event)
+            yield event
+    finally:
+        log.close()
+        if isinstance(event, (events.RunFinished, events.RunFailed)):
+            # Commands that came too late must not reach the next trainer.
+            CommandFolder(folder.path).clear()
+        del session
+        _release_memory()
 
 
 _LAST = (events.RunFinished, events.RunFailed, events.RunHandedOver)
 """The events that end a session."""
-
-_HANDED_ON = ("pause", "resume", "save", "evaluate", "sample", "stop")
 
 
 def _release_memory() -> None:
@@ -118,11 +153,11 @@ def _release_memory() -> None:
 
 
 def _take_over(folder: RunFolder, control: Control, config: RunConfig) -> Iterator[Event]:
-    """Get everything ready, ask whoever trains the run to let it go, and wait until they did."""
+    """Get everything ready, ask the process that trains the run to hand it over, and wait."""
     if not folder.is_active():
         return
     # The corpus is in the cache then, and all of torch is loaded: little is left for the gap.
-    yield from _read_corpus(config)
+    yield from _read_corpus(folder, config)
     if config.training.optimizer == "adamw":
         # The first optimizer of torch's own loads its compiler: seconds on a busy machine.
         torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
@@ -132,34 +167,62 @@ def _take_over(folder: RunFolder, control: Control, config: RunConfig) -> Iterat
         now = time.monotonic()
         if now > end:
             raise RequestError(
-                f'The process that trains the run "{folder.name}" did not let it go.'
+                f'The process that trains the run "{folder.name}" did not hand it over.'
             )
         if now - asked >= ASK_AGAIN_SECONDS:
-            CommandFolder(folder.path).send("release")
+            CommandFolder(folder.path).send("hand_over")
             asked = now
-        if control.take() in ("stop", "abort", "release"):
+        if is_ending(control.take()):
             raise RequestError(f'The run "{folder.name}" was not taken over: told to stop.')
         control.wait(0.02)
     if isinstance(last_event(folder.events_path), (events.RunFinished, events.RunFailed)):
         raise RequestError(f'The run "{folder.name}" ended before it could be taken over.')
 
 
-def _read_corpus(config: RunConfig) -> Generator[Event, None, tuple[RunConfig, PreparedCorpus]]:
+def _read_corpus(
+    folder: RunFolder, config: RunConfig
+) -> Generator[Event, None, tuple[RunConfig, PreparedCorpus]]:
     """Return the prepared corpus, and the configuration with a name for it that holds anywhere."""
     yield events.PhaseChanged(step=0, phase="preparing")
-    source = find_corpus(config.data.corpus)
-    prepared = yield from prepare_corpus(source, config.data.encoding)
+    data = config.data
+    try:
+        source = find_corpus(data.corpus, data.reading)
+    except MissingCorpusError as missing:
+        if not folder.read_corpus_fingerprint():
+            raise
+        raise RequestError(_moved(folder, config, missing.neighbour)) from None
+    prepared = yield from prepare_corpus(source, data.encoding, errors=data.errors)
     return with_settings(config, {"data.corpus": source.location}), prepared
 
 
+def _moved(folder: RunFolder, config: RunConfig, neighbour: Path | None) -> str:
+    """Say how to resume a run whose corpus was moved; a path is named only if it is that corpus."""
+    place = "PATH"
+    if neighbour is not None:
+        with contextlib.suppress(RequestError):
+            there = with_settings(config, {"data.corpus": str(neighbour)})
+            if prepare_asked(there.data).fingerprint == folder.read_corpus_fingerprint():
+                place = str(neighbour)
+    words = ["megatron-model", "train", "--resume", str(folder.path.absolute())]
+    return (
+        f"The corpus {safe(config.data.corpus)} of this run is gone; if it was moved, resume "
+        f"with {shlex.join(words)} --set {shlex.quote(f'data.corpus={place}')}."
+    )
+
+
 def _prepare(
-    folder: RunFolder, control: Control, changed: RunConfig | None, team: Team | None
+    folder: RunFolder,
+    control: Control,
+    changed: RunConfig | None,
+    make_learner: MakeLearner | None,
+    begun: float,
 ) -> Generator[Event, None, Session]:
     """Read the corpus, build the trainer and bring it to the latest checkpoint that is whole."""
-    asked = changed or folder.config
-    _check_changes(folder, asked)
-    config, prepared = yield from _read_corpus(asked)
-    known = folder.corpus_fingerprint
+    recorded = folder.read_config()
+    if changed is not None:
+        _check_changes(folder, recorded, changed)
+    config, prepared = yield from _read_corpus(folder, changed or recorded)
+    known = folder.read_corpus_fingerprint()
     if known and known != prepared.fingerprint:
         raise RequestError(
             f"The corpus {safe(config.data.corpus)} has changed since this run began; "
@@ -168,20 +231,11 @@ def _prepare(
     train, validation = split(prepared, config.data.validation_fraction, config.model.block_size)
     yield events.PhaseChanged(step=0, phase="loading")
     keep_freed_memory()
-    if team is None:
+    if make_learner is None:
         torch.set_num_threads(config.training.threads or available_cores())
     tokenizer = CharTokenizer.from_vocabulary(prepared.vocabulary)
-    try:
-        learner = None
-        if team is not None:
-            from megatron_model.distributed_worker import lead
-
-            learner = lead(team, config, prepared, train, validation)
-        trainer = Trainer(config, tokenizer, train, validation, learner=learner)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise RequestError(memory_advice(config)) from error
+    learner = make_learner and make_learner(config, prepared, train, validation)
+    trainer = Trainer(config, tokenizer, train, validation, learner=learner, begun=begun)
     baseline = trigram_entropy(
         train[:BASELINE_CHARACTERS],
         validation[: BASELINE_CHARACTERS // 4],
@@ -191,23 +245,33 @@ def _prepare(
         raise RequestError(
             f"{safe(str(folder.path / CHECKPOINTS))} is a link; put a folder in its place."
         )
-    try:
-        clear_leftovers(folder.path / CHECKPOINTS)
-        passed_over = restore(folder, trainer)
-        if changed or not known:
-            # With the corpus's full name: the next trainer may work in another folder.
-            folder.write_config(config, fingerprint=prepared.fingerprint)
-    except OSError as error:
-        where = safe(str(error.filename or folder.path))
-        raise RequestError(f"Cannot write {where}: {error.strerror}.") from None
-    return Session(folder, control, trainer, prepared, baseline, passed_over)
+    clear_leftovers(folder.path / CHECKPOINTS)
+    skipped = restore(folder, trainer)
+    # New settings that leave nothing to do are a mistake; without any, a finished run stays as it
+    # is, also for a script that resumes it again and again.
+    asked_again = changed is not None or last_event(folder.events_path) is None
+    if asked_again and trainer.step and trainer.progress >= 1.0:
+        raise _nothing_left(folder, trainer)
+    if changed or not known:
+        # With the corpus's full name: the next trainer may work in another folder.
+        folder.write_config(config, fingerprint=prepared.fingerprint)
+    return Session(folder, control, trainer, prepared, baseline, skipped)
 
 
-def _check_changes(folder: RunFolder, config: RunConfig) -> None:
+def _nothing_left(folder: RunFolder, trainer: Trainer) -> RequestError:
+    if trainer.config.training.max_seconds:
+        seconds = trainer.config.training.max_seconds
+        done, setting = f"its time budget of {seconds:g} s is used up", "training.max_seconds"
+    else:
+        done, setting = f"its {trainer.step:,} steps are done", "training.steps"
+    return RequestError(f'The run "{folder.name}" is finished: {done}; set {setting} to more.')
+
+
+def _check_changes(folder: RunFolder, recorded: RunConfig, changed: RunConfig) -> None:
     """Refuse a change of what the checkpoints were made with."""
     if folder.latest_checkpoint() is None:
         return
-    for key in differences(config, folder.config):
+    for key in differences(changed, recorded):
         if key.startswith(_FIXED) and key != "model.dropout":
             raise RequestError(
                 f"{key} cannot change in a run that has begun; start a new run with it."

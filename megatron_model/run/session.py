@@ -1,4 +1,4 @@
-"""One stretch of training in one process: does, between two steps, what is due and what is asked.
+"""One session of training in one process: does, between two steps, what is due and what is asked.
 
 Whatever happens is an event; so is a failure. A disk that cannot be written pauses the run.
 """
@@ -9,37 +9,37 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from typing import Literal
 
-from megatron_model import events
-from megatron_model.command_folder import POLL_SECONDS, CommandFolder
-from megatron_model.config import RunConfig, get_setting
-from megatron_model.control import Change, Command, Control
+from megatron_model.config.fields import RunConfig, get_setting
+from megatron_model.config.live import changed
+from megatron_model.data.token_cache import PreparedCorpus
 from megatron_model.device import MemoryMeter, measure_matrix_rate
-from megatron_model.errors import DivergedError, RequestError, RunFailedError
-from megatron_model.event_log import EventLog
-from megatron_model.events import Event
-from megatron_model.live_settings import changed
-from megatron_model.preflight import flops_per_character
-from megatron_model.restoring import restore
-from megatron_model.run_folder import RunFolder
-from megatron_model.saving import Saver
-from megatron_model.soundness import is_out_of_memory
-from megatron_model.text import safe
-from megatron_model.token_cache import PreparedCorpus
-from megatron_model.trainer import Trainer
+from megatron_model.events import schema as events
+from megatron_model.events.log import EventLog
+from megatron_model.events.schema import Event
+from megatron_model.planning.preflight import flops_per_character
+from megatron_model.run.command_folder import POLL_SECONDS, CommandFolder
+from megatron_model.run.control import Change, Command, Control, Ending, is_ending
+from megatron_model.run.folder import RunFolder
+from megatron_model.run.restore import restore
+from megatron_model.run.save import Saver
+from megatron_model.training.nonfinite import is_out_of_memory
+from megatron_model.training.trainer import Trainer
+from megatron_model.util.errors import DivergedError, RequestError, RunFailedError
+from megatron_model.util.fallback import take_missing
+from megatron_model.util.text import safe
 
 MEMORY_SECONDS = 2.0
 LOWEST_RATE_FACTOR = 0.05
 """Share of the learning rate below which a run that diverges again is given up."""
 RETRY_SECONDS = 60.0
-"""How often a run that waits for its disk tries again by itself: nobody may be there to ask."""
+"""How often a run that waits for its disk tries again by itself: there may be no one to ask."""
 
 _logger = logging.getLogger(__name__)
 
 
 class Session:
-    """One stretch of training in one process, from `RunStarted` to `RunFinished` or `RunFailed`."""
+    """Training in one process, from `RunStarted` to `RunFinished` or `RunFailed`."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Session:
         trainer: Trainer,
         prepared: PreparedCorpus,
         trigram_entropy: float | None,
-        passed_over: list[str],
+        skipped: list[str],
     ) -> None:
         self._folder = folder
         self._control = control
@@ -59,23 +59,26 @@ class Session:
         self._meter = MemoryMeter(trainer.device)
         self._next_memory = 0.0
         self._saver = Saver(folder, trainer, self._until_written)
-        self._passed_over = passed_over
-        """What has to be said about checkpoints that could not be read."""
-        self._orders = CommandFolder(folder.path)
+        self._skipped = skipped
+        """A sentence for each checkpoint that could not be read."""
+        self._folder_commands = CommandFolder(folder.path)
         self._next_look = 0.0
         self._paused = False
-        self._ending: Literal["", "stop", "abort", "release"] = ""
+        self._ending: Ending | None = None
         self._waiting: deque[Command] = deque()
         """Commands that were taken, but not yet obeyed."""
+        self._said: set[str] = set()
+        """What this run does without, as far as it was reported."""
 
     def run(self, log: EventLog) -> Iterator[Event]:
         """Yield everything that happens; a failure is an event, not an exception."""
         self._log = log
-        yield self._started()
-        for text in self._passed_over:
-            yield events.Noticed(step=self._trainer.step, text=text)
         try:
-            # What was asked while the run changed hands comes before the first step.
+            yield self._started()
+            for text in self._skipped:
+                yield events.Notice(step=self._trainer.step, text=text)
+            yield from self._say_fallbacks()
+            # Requests made during the hand-over come before the first step.
             yield from self._obey()
             yield from self._train()
         except RunFailedError as error:
@@ -86,19 +89,19 @@ class Session:
             if is_out_of_memory(error):
                 yield self._failed(memory_advice(self._config))
                 return
-            # A defect of ours: the run says so in its log, and the traceback goes to the logger.
+            # A bug: the run says so in its log, and the traceback goes to the logger.
             _logger.exception("training ended by an unexpected error")
             yield self._failed(
                 f"Unexpected {type(error).__name__}: {safe(str(error), one_line=True)}"
             )
         finally:
-            # Whatever ends this session: nobody else may have the run while it is written to.
+            # No other process may have the run while a checkpoint is written.
             self._saver.join()
 
     def _started(self) -> Event:
         trainer, config = self._trainer, self._config
         vocabulary = trainer.tokenizer.vocab_size
-        parent, parent_step = self._folder.parent or ("", 0)
+        parent, parent_step = self._folder.read_parent() or ("", 0)
         return events.RunStarted(
             step=trainer.step,
             name=self._folder.name,
@@ -131,6 +134,11 @@ class Session:
             f"{safe(error.strerror or str(error))}. Make room or give permission."
         )
 
+    def _say_fallbacks(self) -> Iterator[Event]:
+        """Report, once, what this run does without."""
+        for text in take_missing(self._said):
+            yield events.Notice(step=self._trainer.step, text=text)
+
     def _failed(self, error: str) -> Event:
         return events.RunFailed(step=self._trainer.step, error=error)
 
@@ -142,16 +150,17 @@ class Session:
             try:
                 yield from self._train_on()
             except DivergedError as error:
-                yield from self._return(error)
+                yield from self._go_back(error)
                 going = True
         yield from self._saver.collect(wait=True)
         if self._ending != "abort" and self._saver.saved_step() != trainer.step:
             yield from self._saver.save(self._config)
         trainer.learner.finish()
-        if self._ending == "release":
+        if self._ending == "hand_over":
             yield from self._hand_over()
             return
         yield from self._written(self._saver.export_best)
+        yield from self._say_fallbacks()
         budget = bool(self._config.training.max_seconds)
         yield events.RunFinished(
             step=trainer.step,
@@ -162,15 +171,15 @@ class Session:
     def _train_on(self) -> Iterator[Event]:
         for event in self._trainer.run():
             yield event
-            if isinstance(event, events.StepTaken):
+            if isinstance(event, events.StepCompleted):
                 yield from self._between_steps()
             elif isinstance(event, events.WorkProgress):
                 yield from self._obey(in_validation=True)
             if self._ending:
                 return
 
-    def _return(self, error: DivergedError) -> Iterator[Event]:
-        """Go back to the last good checkpoint with half the learning rate, if that is wished.
+    def _go_back(self, error: DivergedError) -> Iterator[Event]:
+        """Go back to the last good checkpoint with half the learning rate, if the settings say so.
 
         Without a checkpoint the weights are good as they are: they took none of the bad steps.
         """
@@ -178,22 +187,22 @@ class Session:
         factor = trainer.rate_factor / 2
         if self._config.training.when_diverged == "stop" or factor < LOWEST_RATE_FACTOR:
             raise error
-        yield events.Noticed(step=trainer.step, text=str(error).split(". ")[0])
+        yield events.Notice(step=trainer.step, text=str(error).split(". ")[0])
         yield from self._saver.collect(wait=True)
-        passed_over = restore(self._folder, trainer)
+        skipped = restore(self._folder, trainer)
         trainer.rate_factor = factor
         trainer.forget_bad_steps()
         yield self._started()
         for text in [
-            *passed_over,
+            *skipped,
             f"back at step {trainer.step:,} with {factor:.2g} times the learning rate",
         ]:
-            yield events.Noticed(step=trainer.step, text=text)
+            yield events.Notice(step=trainer.step, text=text)
 
     def _hand_over(self) -> Iterator[Event]:
         if self._paused:
-            # It is for the next trainer to wait in our place.
-            self._orders.send("pause")
+            # The process that takes over stays paused.
+            self._folder_commands.send("pause")
         yield events.RunHandedOver(
             step=self._trainer.step, elapsed_seconds=self._trainer.elapsed_seconds
         )
@@ -209,16 +218,28 @@ class Session:
             if ranks := trainer.learner.measure_ranks():
                 yield events.RanksMeasured(step=trainer.step, ranks=tuple(ranks))
         yield from self._saver.collect()
+        yield from self._say_fallbacks()
         due = trainer.step % self._config.training.checkpoint_every == 0
-        # Not in a row of bad steps: the way back is to lead before it.
+        # Not in a row of bad steps: a checkpoint to go back to must be from before it.
         if (due or self._saver.improved) and not trainer.in_bad_row:
-            yield from self._saver.save(self._config, beside=trainer.progress < 1.0)
+            yield from self._saver.save(self._config, in_background=trainer.progress < 1.0)
             if trainer.progress < 1.0:
                 yield events.PhaseChanged(step=trainer.step, phase="training")
         if self._log.problem is not None:
-            # At once: what kept a checkpoint from being written may just have been mended.
+            # At once: what kept a checkpoint from being written may just have been fixed.
             yield from self._written(self._log.retry)
         yield from self._obey()
+
+    def _check_folder(self) -> None:
+        """Notice that the run was deleted: what it saves from now on would be no run.
+
+        A folder that was only moved, or whose mount is away, may come back: there a save waits.
+        """
+        if self._log.deleted:
+            raise RunFailedError(
+                f"The folder of this run, {safe(str(self._folder.path))}, was deleted while it "
+                "trained; it can no longer be saved."
+            )
 
     def _obey(self, *, in_validation: bool = False) -> Iterator[Event]:
         """Do what was asked; a pause lasts until it is taken back.
@@ -228,8 +249,8 @@ class Session:
         later: list[Command] = []
         while not self._ending:
             command = yield from self._next_command()
-            if command in ("stop", "abort", "release"):
-                self._end(command)
+            if is_ending(command):
+                self._ending = command
             elif command == "pause" and not self._paused:
                 self._paused = True
                 self._trainer.stopwatch.pause()
@@ -251,27 +272,23 @@ class Session:
                 self._control.wait(POLL_SECONDS)
         self._waiting.extend(later)
 
-    def _end(self, command: object) -> None:
-        for ending in ("stop", "abort", "release"):
-            if command == ending:
-                self._ending = ending
-
     def _next_command(self) -> Generator[Event, None, Command | None]:
         """Return the next thing that was asked, here or by another process; None if there is none.
 
         Another process asks through the run's folder, which is looked into a few times a second.
-        Whoever waits for the weights gets them here, while no step is under way.
+        Requests for the weights are answered here, while no step is under way.
         """
-        while (borrower := self._control.take_borrower()) is not None:
-            borrower.answer(self._trainer)
+        while (request := self._control.take_weights_request()) is not None:
+            request.answer(self._trainer)
         if not self._waiting and (command := self._control.take()) is not None:
             return command
         if time.monotonic() >= self._next_look:
-            commands, refusals = self._orders.take()
+            self._check_folder()
+            commands, refusals = self._folder_commands.take()
             self._next_look = time.monotonic() + POLL_SECONDS
             self._waiting.extend(commands)
             for text in refusals:
-                yield events.Noticed(step=self._trainer.step, text=text)
+                yield events.Notice(step=self._trainer.step, text=text)
         return self._waiting.popleft() if self._waiting else None
 
     def _do(self, command: Command) -> Iterator[Event]:
@@ -301,7 +318,7 @@ class Session:
                 seconds=trainer.elapsed_seconds,
             )
         except RequestError as error:
-            yield events.Noticed(step=trainer.step, text=safe(str(error), one_line=True))
+            yield events.Notice(step=trainer.step, text=safe(str(error), one_line=True))
             return
         # The steps before this one were taken with the old value: a resume must not repeat them
         # with the new one.
@@ -322,8 +339,8 @@ class Session:
             self._waiting.append(command)
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + POLL_SECONDS
-            self._waiting.extend(self._orders.take()[0])
-        return any(command in self._waiting for command in ("stop", "abort", "release"))
+            self._waiting.extend(self._folder_commands.take()[0])
+        return any(is_ending(command) for command in self._waiting)
 
     def _written(self, write: Callable[[], None]) -> Iterator[Event]:
         """Do `write`; while the disk does not let it, the run waits."""
@@ -338,9 +355,10 @@ class Session:
         Raises:
             OSError: the run was told to end, and it could not be written even then.
         """
+        self._check_folder()
         step, later = self._trainer.step, list[Command]()
         self._trainer.stopwatch.pause()
-        yield events.Alerted(
+        yield events.Alert(
             step=step, text=f"{self._cannot_write(error)} The run waits and tries again by itself."
         )
         yield events.RunPaused(step=step)
@@ -350,11 +368,12 @@ class Session:
             if command is None and time.monotonic() < next_try:
                 self._control.wait(POLL_SECONDS)
                 continue
-            if command not in (None, "save", "resume", "stop", "abort", "release"):
+            if is_ending(command):
+                self._ending = command
+            elif command not in (None, "save", "resume"):
                 later.append(command)
                 continue
             next_try = time.monotonic() + RETRY_SECONDS
-            self._end(command)
             try:
                 write()
                 break
@@ -362,7 +381,7 @@ class Session:
                 if self._ending:
                     raise
                 if command is not None:
-                    yield events.Alerted(step=step, text=self._cannot_write(again))
+                    yield events.Alert(step=step, text=self._cannot_write(again))
         self._waiting.extend(later)
         if not self._paused:
             self._trainer.stopwatch.resume()
@@ -370,7 +389,7 @@ class Session:
 
 
 def memory_advice(config: RunConfig) -> str:
-    """Return what to do when there is no memory left."""
+    """Return what to do when the device is out of memory."""
     training, model = config.training, config.model
     smaller = f"training.batch_size {max(1, training.batch_size // 2)} (now {training.batch_size})"
     return (

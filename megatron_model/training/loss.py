@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megatron_model.dataset import TokenArray
+from megatron_model.data.batches import TokenArray
+from megatron_model.data.token_cache import check_whole
 
 CHARACTERS_AT_ONCE = 4096
+"""Characters that are evaluated together."""
 
 BlockLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """From inputs (B, T) and targets (B, T) to the sum of their losses in nats."""
@@ -107,6 +109,7 @@ def piece_loss(
     tokens: TokenArray, piece: Piece, *, device: torch.device, block_loss: BlockLoss
 ) -> float:
     """Return the summed loss over one piece of a split."""
+    check_whole(tokens)
     chunk = np.array(tokens[piece.start : piece.end + 1]).astype(np.int64)
     inputs = torch.from_numpy(chunk[:-1].reshape(-1, piece.length)).to(device)
     targets = torch.from_numpy(chunk[1:].reshape(-1, piece.length)).to(device)

@@ -1,7 +1,7 @@
 """Muon for the layers' matrices and AdamW for the rest, as one pure function of tensors.
 
-A pure function serves twice: called step by step, and traced into one compiled graph together with
-the model. Rates arrive as a tensor, so that a changing learning rate compiles nothing anew.
+Rates arrive as a tensor, so that a changing learning rate compiles nothing anew. `fused.step` does
+the same in place, with the constants that stand here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from megatron_model.config import TrainingConfig
+from megatron_model.config.fields import TrainingConfig
+from megatron_model.device import cpu_computes_bfloat16
 
 Named = dict[str, Tensor]
 
@@ -76,11 +77,9 @@ def update(
             average = state[f"momentum/{name}"] * MOMENTUM + gradient * (1.0 - MOMENTUM)
             change = gradient * (1.0 - MOMENTUM) + average * MOMENTUM
             change = orthogonal(change) if orthogonal else orthogonalise(change, dtype=dtype)
-            # A tall matrix needs larger steps for the same change of what it puts out; the second
-            # feed-forward matrix is kept transposed and is wide in truth.
-            if name == "feed_forward":
-                tall = max(1.0, parts * value.size(-2) / value.size(-1)) ** 0.5
-                change = torch.stack([change[:, 0] * tall, change[:, 1]], dim=1)
+            sizes = step_sizes(name, value, parts=parts)
+            if sizes != [1.0] * len(sizes):
+                change = torch.stack([change[:, i] * by for i, by in enumerate(sizes)], dim=1)
             decayed = value * (1.0 - muon_rate * weight_decay) if weight_decay else value
             new_parameters[name] = decayed - muon_rate * change
             new_state[f"momentum/{name}"] = average
@@ -93,27 +92,55 @@ def update(
     return new_parameters, new_state
 
 
+def step_sizes(name: str, stack: Tensor, *, parts: int = 1) -> list[float]:
+    """Return how much larger the step of each matrix of a layer is, by its place in the stack.
+
+    `parts` tells among how many processes the rows of each matrix are divided.
+    """
+    # A tall matrix needs larger steps for the same change of what it puts out; the second
+    # feed-forward matrix is kept transposed and is wide in truth.
+    if name == "feed_forward":
+        return [max(1.0, parts * stack.size(-2) / stack.size(-1)) ** 0.5, 1.0]
+    return [1.0] * stack.size(1)
+
+
+def iteration_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
+    """Return the arithmetic in which matrices are orthogonalised: the one asked for, if it is fast.
+
+    Processors without bfloat16 emulate it, at a twentieth of the speed of float32.
+    """
+    if device.type == "cpu" and not cpu_computes_bfloat16():
+        return torch.float32
+    asked: torch.dtype = getattr(torch, config.muon_precision)
+    return asked
+
+
 def orthogonalise(
     matrices: Tensor, *, iterations: int = ITERATIONS, dtype: torch.dtype = torch.bfloat16
 ) -> Tensor:
     """Bring the singular values of each matrix (..., rows, columns) near one.
 
-    The quintic Newton-Schulz iteration of Muon (Jordan et al. 2024):
-    ``X <- aX + (bA + cA^2) X`` with ``A = X X^T``, from X of norm one.
+    See `iterate`, which gets them with a norm of one and in `dtype`.
     """
-    a, b, c = _QUINTIC
     x = matrices.flatten(0, -3).to(dtype)
     x = x / (x.float().norm(dim=(-2, -1), keepdim=True) + 1e-7).to(dtype)
+    return iterate(x, iterations=iterations).reshape(matrices.shape).float()
+
+
+def iterate(x: Tensor, *, iterations: int = ITERATIONS) -> Tensor:
+    """Bring the singular values of matrices (N, rows, columns) of norm one near one.
+
+    The quintic Newton-Schulz iteration of Muon (Jordan et al. 2024):
+    ``X <- aX + (bA + cA^2) X`` with ``A = X X^T``, or where X is tall, ``X (bA + cA^2)`` with
+    ``A = X^T X``: the same, by smaller products.
+    """
+    a, b, c = _QUINTIC
     tall = x.size(-2) > x.size(-1)
-    if tall:
-        x = x.mT
     for _ in range(iterations):
-        gram = torch.bmm(x, x.mT)
-        x = a * x + torch.bmm(b * gram + c * torch.bmm(gram, gram), x)
-    if tall:
-        x = x.mT
-    result: Tensor = x.reshape(matrices.shape).float()
-    return result
+        gram = torch.bmm(x.mT, x) if tall else torch.bmm(x, x.mT)
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, x, factor, beta=a) if tall else torch.baddbmm(x, factor, x, beta=a)
+    return x
 
 
 class MuonOptimizer:
@@ -127,28 +154,28 @@ class MuonOptimizer:
         self._state = initial_state(dict(model.named_parameters()))
 
     @torch.no_grad()
-    def step(self, step: int, scale: float, sound: Tensor | None = None) -> None:
+    def step(self, step: int, scale: float, finite: Tensor | None = None) -> None:
         """Do update number `step` with `scale` times the peak rates, and drop the gradients.
 
-        Where `sound` is false nothing changes.
+        Where `finite` is false nothing changes.
         """
         parameters = dict(self._model.named_parameters())
         gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
         rates = rates_at(self.config, step, scale)
-        if sound is None or sound.device.type != "cpu" or bool(sound):
+        if finite is None or finite.device.type != "cpu" or bool(finite):
             new, state = update(
                 parameters,
                 gradients,
                 self._state,
                 rates,
                 self.config.weight_decay,
-                dtype=getattr(torch, self.config.muon_precision),
+                dtype=iteration_dtype(self.config, next(iter(parameters.values())).device),
                 orthogonal=self.orthogonal,
             )
-            if sound is not None and sound.device.type != "cpu":
+            if finite is not None and finite.device.type != "cpu":
                 # Decided on the device, for which the host does not wait.
-                new = {k: torch.where(sound, v, parameters[k]) for k, v in new.items()}
-                state = {k: torch.where(sound, v, self._state[k]) for k, v in state.items()}
+                new = {k: torch.where(finite, v, parameters[k]) for k, v in new.items()}
+                state = {k: torch.where(finite, v, self._state[k]) for k, v in state.items()}
             self.take(new, state)
         for parameter in parameters.values():
             parameter.grad = None

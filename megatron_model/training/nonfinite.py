@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is no finite number: they are skipped, counted and averaged out.
+"""Steps whose loss or gradient is NaN or infinity: they are skipped, counted and averaged out.
 
 Everything is kept on the training device, so that nothing waits for it between two reports.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from megatron_model.errors import DivergedError
+from megatron_model.util.errors import DivergedError
 
 BAD_STEPS = 5
-"""Skipped steps in a row after which training does not find back by itself."""
+"""Skipped steps in a row after which training does not recover by itself."""
 
 
-class Soundness:
+class NonfiniteSteps:
     """The running loss, the gradient norm and the skipped steps since the last report."""
 
     def __init__(self, device: torch.device) -> None:
@@ -25,7 +25,7 @@ class Soundness:
 
     def take(self, loss: Tensor, norm: Tensor) -> None:
         """Take in a step; the same test decided whether it changed the weights."""
-        good = sound(loss, norm)
+        good = are_finite(loss, norm)
         # Added as it always was where all is well: a sum of the same numbers in the same order.
         self.loss_sum += torch.where(good, loss, torch.zeros_like(loss))
         self.norm = torch.where(good, norm, self.norm)
@@ -41,7 +41,7 @@ class Soundness:
         """Raise `DivergedError` when too many steps in a row up to `step` were skipped."""
         if self.in_a_row >= BAD_STEPS:
             raise DivergedError(
-                f"The loss was no finite number for {BAD_STEPS} steps in a row up to step "
+                f"The loss was NaN or infinity for {BAD_STEPS} steps in a row up to step "
                 f"{step:,}. The last checkpoint is unharmed; resume it with a lower learning "
                 f"rate (now {rate:g})."
             )
@@ -60,10 +60,6 @@ class Soundness:
         """Count the steps in a row anew."""
         self._in_a_row = torch.zeros_like(self._in_a_row)
 
-    def numbers(self) -> dict[str, int]:
-        """Return what an exact resume needs beside the running loss."""
-        return {"skipped": self.skipped, "skipped_in_a_row": self.in_a_row}
-
     def load(self, loss_sum: Tensor, skipped: int, in_a_row: int) -> None:
         """Go back to a saved state."""
         self.loss_sum.copy_(loss_sum)
@@ -71,8 +67,8 @@ class Soundness:
         self._in_a_row.fill_(in_a_row)
 
 
-def sound(loss: Tensor, norm: Tensor) -> Tensor:
-    """Return, on the device, whether the weights may take this step."""
+def are_finite(loss: Tensor, norm: Tensor) -> Tensor:
+    """Return, on the device, whether neither is NaN or infinity: the weights may take this step."""
     return (loss + norm).isfinite()
 
 

@@ -9,8 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from megatron_model.config import TrainingConfig
-from megatron_model.muon import MuonOptimizer
+from megatron_model.config.fields import TrainingConfig
+from megatron_model.torch_private.skipped_step import step_unless
+from megatron_model.training.muon import MuonOptimizer
 
 
 def learning_rate_scale(config: TrainingConfig, step: int, progress: float) -> float:
@@ -35,10 +36,10 @@ class Optimizer(Protocol):
     config: TrainingConfig
     """Rates and weight decay of the next update; may be replaced between two."""
 
-    def step(self, step: int, scale: float, sound: Tensor | None = None) -> None:
+    def step(self, step: int, scale: float, finite: Tensor | None = None) -> None:
         """Do update number `step` with `scale` times the peak rates, and drop the gradients.
 
-        Where `sound`, a tensor of one truth value, is false nothing changes.
+        Where `finite`, a tensor of one truth value, is false nothing changes.
         """
 
     def state_tensors(self) -> dict[str, Tensor]:
@@ -71,16 +72,13 @@ class AdamW:
             [group for group in groups if group["params"]], lr=config.learning_rate, fused=fused
         )
 
-    def step(self, step: int, scale: float, sound: Tensor | None = None) -> None:
+    def step(self, step: int, scale: float, finite: Tensor | None = None) -> None:
         """Do one update with `scale` times the peak rate, and drop the gradients."""
         for group in self._inner.param_groups:
             group["lr"] = self.config.learning_rate * scale
-        if sound is not None and sound.device.type == "cuda":
-            # The fused kernel reads it on the device, as it does for a gradient scaler.
-            self._inner.grad_scale = None  # type: ignore[attr-defined]
-            self._inner.found_inf = (~sound).float()  # type: ignore[attr-defined]
-            self._inner.step()
-        elif sound is None or bool(sound):
+        if finite is not None and finite.device.type == "cuda":
+            step_unless(self._inner, ~finite)
+        elif finite is None or bool(finite):
             self._inner.step()
         self._inner.zero_grad(set_to_none=True)
 

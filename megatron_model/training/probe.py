@@ -1,7 +1,7 @@
 """Measure a configuration by taking a few of its steps, in a process of its own.
 
-``python -m megatron_model.probe`` reads a `Request` as JSON from stdin and writes a `Progress` as
-JSON a line: what it is doing, each result, or an error.
+``python -m megatron_model.training.probe`` reads a `Request` as JSON from stdin and writes a
+`Progress` as JSON a line: what it is doing, each result, or an error.
 A process, because memory is only measured cleanly in one that did nothing else, because the system
 may end one that takes too much, and because it can be ended at any moment.
 """
@@ -16,17 +16,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
 
-from megatron_model.config import RunConfig, with_settings
-from megatron_model.measurement import Measurement
-from megatron_model.text import safe
+from megatron_model.config.fields import RunConfig, with_settings
+from megatron_model.planning.measurement import Measurement
+from megatron_model.util.python_child import start_python
+from megatron_model.util.text import safe
 
 if TYPE_CHECKING:
-    from megatron_model.trainer import Trainer
+    from megatron_model.training.trainer import Trainer
 
 TIMED_SECONDS = 1.0
 MOST_STEPS = 10
@@ -71,12 +72,11 @@ class Probe:
     def run(self) -> Iterator[Progress]:
         """Yield what is found out; a failure is the last thing said, not an exception."""
         try:
-            process = self._process = subprocess.Popen(
-                [sys.executable, "-m", "megatron_model.probe"],
+            process = self._process = start_python(
+                "megatron_model.training.probe",
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl+C in the terminal is not meant for it
             )
         except OSError as error:
             yield Progress(error=f"Cannot start measuring: {error.strerror}.")
@@ -139,7 +139,7 @@ def _prepare(config: RunConfig) -> _MemoryMeter:
     import torch
 
     from megatron_model.device import available_cores, choose_device
-    from megatron_model.process import keep_freed_memory
+    from megatron_model.util.process import keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(config.training.threads or available_cores())
@@ -149,7 +149,7 @@ def _prepare(config: RunConfig) -> _MemoryMeter:
 def _take_steps(config: RunConfig, vocabulary_size: int, memory: _MemoryMeter) -> Measurement:
     import gc
 
-    from megatron_model.events import PhaseChanged, StepTaken
+    from megatron_model.events.schema import PhaseChanged, StepCompleted
 
     gc.collect()
     memory.begin()
@@ -160,7 +160,7 @@ def _take_steps(config: RunConfig, vocabulary_size: int, memory: _MemoryMeter) -
         now = time.perf_counter()
         if isinstance(event, PhaseChanged):
             last = now
-        if isinstance(event, StepTaken):
+        if isinstance(event, StepCompleted):
             times.append(now - last)
             last = now
             if len(times) >= 2 and (sum(times[1:]) > TIMED_SECONDS or len(times) > MOST_STEPS):
@@ -181,8 +181,8 @@ def _build(config: RunConfig, vocabulary_size: int) -> Trainer:
     """Return a real trainer on random characters: what they are changes no cost."""
     import numpy as np
 
-    from megatron_model.tokenizer import CharTokenizer
-    from megatron_model.trainer import Trainer
+    from megatron_model.data.tokenizer import CharTokenizer
+    from megatron_model.training.trainer import Trainer
 
     config = with_settings(
         config,
@@ -255,7 +255,7 @@ def _serve() -> int:
     try:
         measure(request, say)
     except Exception as error:  # whatever it is, the workbench says it and lives on
-        lines: list[Any] = safe(str(error)).strip().splitlines() or [type(error).__name__]
+        lines = safe(str(error)).strip().splitlines() or [type(error).__name__]
         say(Progress(error=f"These steps cannot be taken: {lines[0]}"))
         return 1
     return 0

@@ -1,4 +1,4 @@
-"""One optimizer update, in the two ways it is computed: eagerly, or by a compiled library.
+"""One optimizer update as torch computes it; `fused.step` does the same by compiled kernels.
 
 Neither waits for the device: loss and gradient norm are returned as tensors.
 """
@@ -14,17 +14,15 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from megatron_model.compiled import Library, library_update
-from megatron_model.config import TrainingConfig
-from megatron_model.evaluation import sequence_loss
-from megatron_model.muon import MuonOptimizer, rates_at
-from megatron_model.optimizer import Optimizer
-from megatron_model.soundness import sound
+from megatron_model.config.fields import TrainingConfig
+from megatron_model.training.loss import sequence_loss
+from megatron_model.training.nonfinite import are_finite
+from megatron_model.training.optimizer import Optimizer
 
 Step: TypeAlias = Callable[[int, float, Tensor, Tensor], tuple[Tensor, Tensor]]
 """From the number of the update, the share of the peak rates, inputs (B, T) and targets (B, T) to
 the mean loss and the norm of its gradient; the weights are updated in place, unless one of the two
-is no finite number."""
+is NaN or infinity."""
 
 
 def eager_step(
@@ -37,7 +35,7 @@ def eager_step(
 ) -> Step:
     """Return the update as torch computes it operation by operation.
 
-    The batch is gone through `micro_batch` sequences at a time; gradients add up to those of the
+    The batch is computed `micro_batch` sequences at a time; gradients add up to those of the
     whole batch.
     """
     parameters = list(model.parameters())
@@ -45,7 +43,7 @@ def eager_step(
     def step(number: int, scale: float, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         total = add_gradients(model, inputs, targets, dtype=dtype, micro_batch=micro_batch)
         norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip or math.inf)
-        optimizer.step(number, scale, sound(total, norm))
+        optimizer.step(number, scale, are_finite(total, norm))
         return total, norm.detach()
 
     return step
@@ -68,7 +66,7 @@ def add_gradients(
         model: what computes the logits.
         inputs, targets: the sequences (B, T) that are worked on here.
         dtype: arithmetic of the matrix products.
-        micro_batch: sequences gone through at a time.
+        micro_batch: sequences computed at a time.
         sequences: how many the mean is over; 0: those that are given.
         factor: the gradients are multiplied by it, the loss is not.
         part_of_many: entered around each pass; told whether it is the last one.
@@ -85,13 +83,3 @@ def add_gradients(
             scaled.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     return total
-
-
-def library_step(library: Library, model: nn.Module, optimizer: MuonOptimizer) -> Step:
-    """Return the update as one call into a compiled library."""
-    run = library_update(library, model, optimizer)
-
-    def step(number: int, scale: float, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return run(inputs, targets, rates_at(optimizer.config, number, scale))
-
-    return step

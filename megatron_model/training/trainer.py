@@ -1,7 +1,7 @@
 """The training loop as a generator of events. It knows no files, no threads and no screen.
 
-To pause is not to pull; to stop is to stop pulling at a `StepTaken`, the moment at which the state
-is whole and everything that belongs to the step has happened.
+To pause is not to pull; to stop is to stop pulling at a `StepCompleted`, the moment at which the
+state is whole and everything that belongs to the step has happened.
 """
 
 from __future__ import annotations
@@ -11,29 +11,35 @@ import time
 from collections.abc import Callable, Generator, Iterator
 
 import torch
+from msgspec import structs
 from torch import Tensor, nn
 
-from megatron_model.checkpoint import TrainingState
-from megatron_model.config import RunConfig, SamplingConfig
-from megatron_model.dataset import TokenArray
-from megatron_model.errors import DivergedError
-from megatron_model.evaluation import bits_per_character
-from megatron_model.events import (
+from megatron_model.config.fields import RunConfig, SamplingConfig
+from megatron_model.data.batches import TokenArray
+from megatron_model.data.tokenizer import CharTokenizer
+from megatron_model.events.schema import (
     Evaluated,
     Event,
-    Noticed,
+    MetricsReported,
+    Notice,
     PhaseChanged,
     SampleGenerated,
-    StepFinished,
-    StepTaken,
+    StepCompleted,
     WorkProgress,
 )
-from megatron_model.learner import Learner
-from megatron_model.optimizer import learning_rate_scale
-from megatron_model.sampling import generate_stream
-from megatron_model.soundness import Soundness, is_out_of_memory
-from megatron_model.stopwatch import Stopwatch
-from megatron_model.tokenizer import CharTokenizer
+from megatron_model.inference.sampler import generate_stream
+from megatron_model.training.learner import Learner, build_learner
+from megatron_model.training.loss import bits_per_character
+from megatron_model.training.nonfinite import NonfiniteSteps, is_out_of_memory
+from megatron_model.training.optimizer import learning_rate_scale
+from megatron_model.training.state import LOSS_SUM, OPTIMIZER, Scalars, TrainingState, check_fits
+from megatron_model.util.errors import DivergedError
+from megatron_model.util.text import plural
+
+FIRST_SAMPLE_SECONDS = 0.2
+"""How long a sample is expected to take before there was one."""
+SHORTEST_SAMPLE_SECONDS = 0.3
+"""What a sample may take at the end of a time budget that is used up."""
 
 
 class Trainer:
@@ -44,6 +50,7 @@ class Trainer:
         tokenizer: the vocabulary of the corpus.
         train, validation: the token arrays of the two splits.
         clock: seconds, for the time budget and the speed; passed in by tests.
+        begun: when the run was asked for, by that clock: it is trained for since then; None: now.
         learner: what computes; None makes one that works alone.
     """
 
@@ -55,11 +62,12 @@ class Trainer:
         validation: TokenArray,
         *,
         clock: Callable[[], float] = time.perf_counter,
+        begun: float | None = None,
         learner: Learner | None = None,
     ) -> None:
         self.config = config
         self.tokenizer = tokenizer
-        self.learner = learner or Learner(config, tokenizer.vocab_size, train, validation)
+        self.learner = learner or build_learner(config, tokenizer.vocab_size, train, validation)
         self.device = self.learner.device
         self._validation = validation
         self._clock = clock
@@ -67,12 +75,16 @@ class Trainer:
         self.val_loss: float | None = None
         """Validation loss of the weights as they are now, if they were evaluated."""
         self.best_val_loss = math.inf
-        self.stopwatch = Stopwatch(clock)
+        self.stopwatch = Stopwatch(clock, since=begun)
+        self._begun = begun
+        self.saving_seconds = 0.0
+        """How long the checkpoint and the weights take that are written at the end."""
+        self._sample_seconds = FIRST_SAMPLE_SECONDS if config.training.sample_length else 0.0
         self._evaluation_seconds = 0.0
         self._speed = 0.0
         self.rate_factor = 1.0
         """Share of the configured learning rate that is left after training diverged."""
-        self._soundness = Soundness(self.device)
+        self._nonfinite = NonfiniteSteps(self.device)
         self._interval_steps = 0
         self._interval_seconds = 0.0
         self._data_seconds = 0.0
@@ -108,46 +120,58 @@ class Trainer:
         """Share of the run that is done: of its time budget if it has one, else of its steps."""
         training = self.config.training
         if training.max_seconds:
-            # The last evaluation belongs into the budget; the one before tells how long it takes.
-            usable = max(1e-9, training.max_seconds - self._expected_evaluation_seconds())
+            # What comes after the last step belongs into the budget.
+            closing = self._expected_evaluation_seconds() + self._sample_seconds
+            usable = max(1e-9, training.max_seconds - closing - self.saving_seconds)
             return min(1.0, self.elapsed_seconds / usable)
         return min(1.0, self.step / training.steps)
 
     def _expected_evaluation_seconds(self) -> float:
         """Return how long an evaluation takes: as the last one, or by the speed of the steps."""
-        if self._evaluation_seconds or not self._speed:
+        if self._evaluation_seconds:
             return self._evaluation_seconds
-        # A step goes through the model forward and, at twice the cost, backward.
-        return len(self._validation) / self._speed / 3.0
+        speed = self._speed or self._speed_since_report()
+        # A step runs the model forward and, at twice the cost, backward.
+        return len(self._validation) / speed / 3.0 if speed else 0.0
+
+    def _speed_since_report(self) -> float:
+        """Return characters a second of the steps since the last report; 0 before the first."""
+        config = self.config
+        tokens = self._interval_steps * config.training.batch_size * config.sequence_length
+        return tokens / max(self._interval_seconds, 1e-9)
 
     def run(self) -> Iterator[Event]:
         """Train to the end, from wherever the state is; yield everything that happens.
 
         Raises:
-            DivergedError: too many steps in a row had no finite loss or gradient; none of them
-                changed the weights.
+            DivergedError: too many steps in a row had a loss or gradient of NaN or infinity; none
+                of them changed the weights.
         """
         training = self.config.training
+        self._begun = None
         if self.progress < 1.0:
-            yield from self.learner.prepare(self.step)
+            budget = training.max_seconds or math.inf
+            yield from self.learner.prepare(self.step, budget - self.elapsed_seconds)
         if self.step and self.step % training.evaluate_every == 0 and self.val_loss is None:
             # What an interruption left out; these weights may be the best ones.
             yield from self.evaluate()
             yield from self.sample()
-            yield StepTaken(step=self.step, elapsed_seconds=self.elapsed_seconds)
+            yield StepCompleted(step=self.step, elapsed_seconds=self.elapsed_seconds)
         yield PhaseChanged(step=self.step, phase="training")
         finished = self.progress >= 1.0
         while not finished:
             try:
                 self._update()
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or not self.learner.can_halve():
+                if not is_out_of_memory(error) or not self.learner.can_halve_micro_batch():
                     raise
                 yield self._halve_micro_batch()
                 continue
+            for text in self.learner.take_notices():
+                yield Notice(step=self.step, text=text)
             reports = self.step % training.log_every == 0
             if reports or self.device.type == "cpu":  # a CPU is not made to wait by being asked
-                self._soundness.check(self.step, self._peak_rate())
+                self._nonfinite.check(self.step, self._peak_rate())
             if reports:
                 yield from self._report()
             finished = self.progress >= 1.0
@@ -156,7 +180,7 @@ class Trainer:
                 yield from self.sample()
                 if not finished:
                     yield PhaseChanged(step=self.step, phase="training")
-            yield StepTaken(step=self.step, elapsed_seconds=self.elapsed_seconds)
+            yield StepCompleted(step=self.step, elapsed_seconds=self.elapsed_seconds)
         if self.val_loss is None:
             yield from self.evaluate()
 
@@ -167,7 +191,7 @@ class Trainer:
         scale = learning_rate_scale(config, self.step, self.progress) * self.rate_factor
         inputs, targets = self.learner.batch(self.step, scale)
         self._data_seconds += self._clock() - start
-        self._soundness.take(*self.learner.step(self.step, scale, inputs, targets))
+        self._nonfinite.take(*self.learner.step(self.step, scale, inputs, targets))
         self._scale = scale
         self._interval_steps += 1
         self.step += 1
@@ -177,43 +201,46 @@ class Trainer:
     @property
     def in_bad_row(self) -> bool:
         """Whether the newest step was skipped; asking waits for the device."""
-        return self._soundness.in_a_row > 0
+        return self._nonfinite.in_a_row > 0
 
     def forget_bad_steps(self) -> None:
         """Count the skipped steps in a row anew, with another learning rate."""
-        self._soundness.begin_row()
+        self._nonfinite.begin_row()
 
-    def _halve_micro_batch(self) -> Noticed:
-        """Go through the batch in smaller parts from now on; nothing of the step has happened."""
-        self.learner.halve()
-        return Noticed(
+    def _halve_micro_batch(self) -> Notice:
+        """Compute the batch in smaller parts from now on; nothing of the step has happened."""
+        self.learner.halve_micro_batch()
+        return Notice(
             step=self.step,
-            text=f"out of memory: the batch of {self.config.training.batch_size} is gone through "
-            f"{self.learner.micro_batch} sequences at a time from now on",
+            text=f"out of memory: the batch of {self.config.training.batch_size} is computed "
+            f"{plural(self.learner.micro_batch, 'sequence')} at a time from now on",
         )
 
     def _report(self) -> Iterator[Event]:
         """Close the interval. Reading the loss is the one point at which the host waits."""
         start = self._clock()
-        skipped = self._soundness.skipped
-        loss = float(self._soundness.loss_sum) / max(1, self._interval_steps - skipped)
-        norm = float(self._soundness.norm)
+        skipped = self._nonfinite.skipped
+        loss = float(self._nonfinite.loss_sum) / max(1, self._interval_steps - skipped)
+        norm = float(self._nonfinite.norm)
         seconds = self._interval_seconds + self._clock() - start
         if skipped:
-            text = f"{skipped} of the last {self._interval_steps} steps had no finite loss or "
-            yield Noticed(step=self.step, text=text + "gradient; the weights did not take them")
+            steps = plural(self._interval_steps, "step")
+            text = f"{skipped} of the last {steps} had a loss or gradient "
+            yield Notice(
+                step=self.step, text=text + "of NaN or infinity; the weights did not take them"
+            )
         tokens = (
             self._interval_steps * self.config.training.batch_size * self.config.sequence_length
         )
         self._speed = tokens / max(seconds, 1e-9)
         all_skipped = skipped == self._interval_steps
-        self._soundness.begin_interval()
-        # An accelerator works on meanwhile; only a CPU stands still for its batch.
+        self._nonfinite.begin_interval()
+        # An accelerator works on meanwhile; only a CPU waits for its batch.
         waited = self._data_seconds / max(seconds, 1e-9) if self.device.type == "cpu" else None
         self._interval_steps, self._interval_seconds, self._data_seconds = 0, 0.0, 0.0
         if all_skipped:
             return
-        yield StepFinished(
+        yield MetricsReported(
             step=self.step,
             train_loss=loss,
             learning_rate=self._peak_rate() * self._scale,
@@ -245,7 +272,7 @@ class Trainer:
         self._evaluation_seconds = self._clock() - start
         if not math.isfinite(loss):
             raise DivergedError(
-                f"The validation loss at step {self.step:,} is not a finite number. The last "
+                f"The validation loss at step {self.step:,} is NaN or infinity. The last "
                 "checkpoint is unharmed; resume it with a lower learning rate."
             )
         self.val_loss = loss
@@ -258,66 +285,108 @@ class Trainer:
         )
 
     def sample(self) -> Generator[Event, None, None]:
-        """Yield what the model writes now after the run's prompt, with the run's seed."""
+        """Yield what the model writes now after the run's prompt, with the run's seed.
+
+        At the end of a time budget it is cut off where the time is up.
+        """
         training = self.config.training
         if not training.sample_length:
             return
         yield PhaseChanged(step=self.step, phase="sampling")
         prompt = self.tokenizer.drop_unknown(training.sample_prompt)
         sampling = SamplingConfig(max_new_tokens=training.sample_length, seed=training.seed)
-        text = "".join(generate_stream(self.learner.writer(), self.tokenizer, prompt, sampling))
+        start = self._clock()
+        end = start + self._seconds_for_sample()
+        text = ""
+        model = self.learner.inference_model()
+        for piece in generate_stream(model, self.tokenizer, prompt, sampling):
+            text += piece
+            if self._clock() >= end:
+                break
+        self._sample_seconds = self._clock() - start
         yield SampleGenerated(step=self.step, prompt=prompt, text=text)
+
+    def _seconds_for_sample(self) -> float:
+        training = self.config.training
+        if not training.max_seconds or self.progress < 1.0:
+            return math.inf
+        left = training.max_seconds - self.saving_seconds - self.elapsed_seconds
+        return max(SHORTEST_SAMPLE_SECONDS, left)
 
     def state(self) -> TrainingState:
         """Return everything an exact resume needs beside the weights.
 
         Raises:
-            DivergedError: the weights are no longer finite numbers and not worth keeping.
+            DivergedError: weights are NaN or infinity, and not worth keeping.
         """
         if not self.learner.is_finite():
             raise DivergedError(
-                f"The weights at step {self.step:,} are no longer finite numbers. The last "
+                f"Weights at step {self.step:,} are NaN or infinity. The last "
                 "checkpoint is unharmed; resume it with a lower learning rate "
                 f"(now {self._peak_rate():g})."
             )
         tensors = {
-            f"optimizer/{name}": value for name, value in self.learner.optimizer_state().items()
+            f"{OPTIMIZER}{name}": value for name, value in self.learner.optimizer_state().items()
         }
-        tensors["loss_sum"] = self._soundness.loss_sum
-        numbers = {
-            "step": self.step,
-            "elapsed_seconds": self.elapsed_seconds,
-            "val_loss": self.val_loss,
-            "best_val_loss": self.best_val_loss if math.isfinite(self.best_val_loss) else None,
-            "evaluation_seconds": self._evaluation_seconds,
-            "interval_steps": self._interval_steps,
-            "interval_seconds": self._interval_seconds,
-            **self._soundness.numbers(),
-            "rate_factor": self.rate_factor,
-            **self.learner.numbers(),
-            # All randomness and the place in the data follow from these two.
-            "seed": self.config.training.seed,
-            "next_batch": self.step,
-        }
-        return TrainingState(tensors, numbers)
+        tensors[LOSS_SUM] = self._nonfinite.loss_sum
+        scalars = Scalars(
+            **structs.asdict(self.learner.scalars()),
+            step=self.step,
+            elapsed_seconds=self.elapsed_seconds,
+            val_loss=self.val_loss,
+            best_val_loss=self.best_val_loss if math.isfinite(self.best_val_loss) else None,
+            evaluation_seconds=self._evaluation_seconds,
+            interval_steps=self._interval_steps,
+            interval_seconds=self._interval_seconds,
+            skipped=self._nonfinite.skipped,
+            skipped_in_a_row=self._nonfinite.in_a_row,
+            rate_factor=self.rate_factor,
+            seed=self.config.training.seed,
+            next_batch=self.step,
+        )
+        return TrainingState(tensors, scalars)
 
     def load(self, weights: dict[str, Tensor], state: TrainingState) -> None:
-        """Go back to a saved state of a trainer with the same configuration."""
-        prefix = "optimizer/"
-        optimizer = {k[len(prefix) :]: v for k, v in state.tensors.items() if k.startswith(prefix)}
-        numbers = state.numbers
-        self.learner.load(weights, optimizer, numbers)
-        self._soundness.load(
-            state.tensors["loss_sum"],
-            int(numbers.get("skipped", 0)),
-            int(numbers.get("skipped_in_a_row", 0)),
-        )
-        self.rate_factor = float(numbers.get("rate_factor", 1.0))
-        self.step = int(numbers["step"])
-        self.val_loss = numbers["val_loss"]
-        best = numbers["best_val_loss"]
-        self.best_val_loss = math.inf if best is None else float(best)
-        self._evaluation_seconds = float(numbers["evaluation_seconds"])
-        self._interval_steps = int(numbers["interval_steps"])
-        self._interval_seconds = float(numbers["interval_seconds"])
-        self.stopwatch = Stopwatch(self._clock, before=float(numbers["elapsed_seconds"]))
+        """Go back to a saved state of a trainer with the same configuration.
+
+        Raises:
+            RequestError: it is the state of another one; nothing was changed.
+        """
+        check_fits(weights, state, self.config, self.tokenizer.vocab_size)
+        saved = state.scalars
+        self.learner.load(weights, state.optimizer, saved)
+        self._nonfinite.load(state.tensors[LOSS_SUM], saved.skipped, saved.skipped_in_a_row)
+        self.rate_factor = saved.rate_factor
+        self.step = saved.step
+        self.val_loss = saved.val_loss
+        self.best_val_loss = math.inf if saved.best_val_loss is None else saved.best_val_loss
+        self._evaluation_seconds = saved.evaluation_seconds
+        self._interval_steps = saved.interval_steps
+        self._interval_seconds = saved.interval_seconds
+        # On the way back after training diverged, the time is counted from now.
+        self.stopwatch = Stopwatch(self._clock, before=saved.elapsed_seconds, since=self._begun)
+
+
+class Stopwatch:
+    """Wall time without the pauses: seconds of `clock` since a moment, on top of those `before`."""
+
+    def __init__(
+        self, clock: Callable[[], float], *, before: float = 0.0, since: float | None = None
+    ) -> None:
+        self._clock = clock
+        self._counted = before
+        self._since: float | None = clock() if since is None else since
+
+    def seconds(self) -> float:
+        """Return the seconds counted so far."""
+        running = self._clock() - self._since if self._since is not None else 0.0
+        return self._counted + running
+
+    def pause(self) -> None:
+        """Stop counting."""
+        self._counted, self._since = self.seconds(), None
+
+    def resume(self) -> None:
+        """Count on."""
+        if self._since is None:
+            self._since = self._clock()

@@ -7,6 +7,8 @@ import os
 import sys
 import threading
 
+from megatron_model.util.cgroup import core_limit
+
 # The numbers of malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 
@@ -19,17 +21,20 @@ def wait_without_spinning() -> None:
     """Have threads that wait for each other sleep instead of spinning; before torch is loaded.
 
     Two threads that spin beside any other busy thread keep each other from the cores, and a step
-    takes ten times as long. What the user has set stays.
+    takes ten times as long. Nor are there more threads than a container has cores. What the user
+    has set stays.
     """
+    if (limit := core_limit()) is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, min(os.cpu_count() or 1, int(limit)))))
     os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     os.environ.setdefault("KMP_BLOCKTIME", "0")
 
 
 def yield_to_other_threads(by: int = 10) -> None:
-    """Let the threads of this process that draw and listen go before the calling one.
+    """Give the other threads of this process, which draw and listen, precedence over this one.
 
     Niceness is per thread on Linux, and the threads that torch starts later inherit it. It costs
-    nothing while nobody else wants the core.
+    nothing while no other thread wants the core.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):

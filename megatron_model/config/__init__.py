@@ -1,0 +1,1 @@
+"""Every setting of a run, declared once; the presets; what can change while a run trains."""

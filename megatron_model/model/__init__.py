@@ -1,0 +1,1 @@
+"""The two architectures, and what a model remembers while it writes."""
