@@ -1,8 +1,10 @@
 """``megatron-tui``: read the arguments, look at the terminal, run the app."""
 
-from __future__ import annotations
+from megatron_model.util.search_path import leave_out_current_folder
 
-import argparse
+if __name__ == "__main__":  # before another import could find something there
+    leave_out_current_folder(__file__)
+
 import contextlib
 import os
 import sys
@@ -10,13 +12,18 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from megatron_model.util.arguments import EXIT_WRONG_REQUEST, ArgumentParser
+from megatron_model.util.streams import OutputLostError, give_up, open_streams
+from megatron_model.util.text import safe
+
 if TYPE_CHECKING:
-    from megatron_tui.training_service import TrainingService
+    from megatron_tui.services.training import TrainingService
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the workbench; return the exit status."""
-    parser = argparse.ArgumentParser(
+    open_streams()
+    parser = ArgumentParser(
         prog="megatron-tui", description="Train character-level transformers in the terminal."
     )
     parser.add_argument(
@@ -27,10 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--runs-dir", type=Path, metavar="DIR", help="where the runs are kept")
     parser.add_argument("--version", action="store_true", help="print the version and exit")
-    options = parser.parse_args(arguments)
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit as end:  # what argparse has printed is written now, where it can be refused
+        return _printed(end.code if isinstance(end.code, int) else 0)
     if options.version:
         print(f"megatron-tui {_version()}")
-        return 0
+        return _printed(0)
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return _refuse(
             "megatron-tui needs a terminal on stdin and stderr; "
@@ -44,36 +54,37 @@ def _run(runs_dir: Path | None, target: str | None) -> int:
     os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
     os.environ.setdefault("TEXTUAL_SMOOTH_SCROLL", "0")
 
-    from megatron_model.errors import RequestError
-    from megatron_model.process import wait_without_spinning
-    from megatron_tui.lifeline import Lifeline
-    from megatron_tui.native_output import isolate_native_output
-    from megatron_tui.opening import make_app
-    from megatron_tui.terminal import draws_braille
+    from megatron_model.util.errors import RequestError
+    from megatron_model.util.process import wait_without_spinning
+    from megatron_model.util.user_folders import user_folder
+    from megatron_tui.app import make_app
+    from megatron_tui.terminal.capabilities import draws_braille
+    from megatron_tui.terminal.output import isolate_native_output
+    from megatron_tui.terminal.signals import TerminalSignals
+    from megatron_tui.textual_patches.chunks import read_in_chunks
 
     wait_without_spinning()
     try:
         app = make_app(runs_dir, target, frames_first=True)
     except RequestError as error:
         return _refuse(str(error))
-    import platformdirs
-
-    log = platformdirs.user_state_path("megatron") / "workbench.log"
-    isolate_native_output(log, app.line.wrote)
+    state = user_folder("state")
+    isolate_native_output(state and state / "workbench.log", app.connection.wrote)
     if not draws_braille():
         app.draw_in_ascii()
+    read_in_chunks()
     training = app.workbench.training
-    lifeline = app.lifeline = Lifeline(training)
+    signals = app.signals = TerminalSignals(training)
     # Pure Python stretches of the trainer would hold up keys for longer.
     sys.setswitchinterval(0.0005)
     try:
         app.run()
     finally:
-        lifeline.screen_closed.set()
+        signals.screen_closed.set()
         _wait_for_trainer(training)
         app.workbench.generation.cancel()
-    code = 128 + lifeline.ended_by if lifeline.ended_by else app.return_code or 0
-    if threading.active_count() > 1 or lifeline.ended_by:
+    code = 128 + signals.ended_by if signals.ended_by else app.return_code or 0
+    if threading.active_count() > 1 or signals.ended_by:
         # A thread still inside torch (an import, a text being written) would crash in the shutdown
         # of the interpreter, and that would complain of a terminal that is gone with a status of
         # its own; what must be saved is saved.
@@ -83,21 +94,34 @@ def _run(runs_dir: Path | None, target: str | None) -> int:
     return code
 
 
-def _wait_for_trainer(training: TrainingService) -> None:
+def _wait_for_trainer(training: "TrainingService") -> None:
     """See the trainer's last save or the hand-over through, however the screen came to its end."""
     if training.idle.is_set():
         return
     run = training.training
-    if run is not None and not (run.stopping or run.leaving):
+    if run is not None and run.can_command:
         # The screen ended without having been asked to: that is no reason to end the run.
-        training.leave()
-    _say("Handing the run over to a process of its own…" if training.leaving else "Saving…")
+        training.hand_over_or_stop()
+    handing_over = run is not None and run.handing_over
+    _say("Handing the run over to a process of its own…" if handing_over else "Saving…")
     training.idle.wait()
 
 
-def _refuse(sentence: str) -> int:
-    _say(f"megatron-tui: {sentence}")
-    return 2
+def _printed(status: int) -> int:
+    try:
+        sys.stdout.flush()
+    except OutputLostError as error:
+        give_up(1)
+        return _refuse(str(error), 1)
+    except BrokenPipeError:
+        give_up(1)
+        return 1
+    return status
+
+
+def _refuse(sentence: str, status: int = EXIT_WRONG_REQUEST) -> int:
+    _say(f"megatron-tui: {safe(sentence, one_line=True)}")
+    return status
 
 
 def _say(sentence: str) -> None:

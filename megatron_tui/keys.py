@@ -1,9 +1,9 @@
 """Every key of the workbench: where it is declared, how a person's ``keys.toml`` changes it.
 
 A key is declared once, as a `Binding` with an id and a tooltip on the class that acts. This module
-finds the declarations; the table of the README and the checks of ``keys.toml`` come from them.
+finds the declarations; the tables of docs/keys.md and the checks of ``keys.toml`` come from them.
 
-    python -m megatron_tui.keymap --markdown
+    python -m megatron_tui.keys --markdown
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import Any
 from textual.binding import Binding
 from textual.keys import Keys, key_to_character
 
-from megatron_model.errors import RequestError, nearest
-from megatron_model.toml_file import read_toml
+from megatron_model.util.errors import RequestError, nearest
+from megatron_model.util.toml import read_toml
+from megatron_tui.textual_patches.key_names import key_name
 
 FILE = "keys.toml"
 
@@ -46,7 +47,7 @@ PLACES = {
     "generation": "Generation",
     "prompt": "Generation",
     "stream": "Generation",
-    "history": "Prompts of the past",
+    "history": "Earlier prompts",
     "view": "Views of a text",
     "heat": "Views of a text",
     "surprise": "Surprise",
@@ -103,7 +104,7 @@ def declared_keys() -> dict[str, Declared]:
     for binding in _bindings():
         if not binding.id:
             continue
-        keys = tuple(_normal(key) for key in binding.key.split(","))
+        keys = tuple(key_name(key) for key in binding.key.split(","))
         before = found.get(binding.id)
         if before is not None:
             keys = tuple(dict.fromkeys([*before.keys, *keys]))
@@ -156,7 +157,7 @@ def check_keymap(wanted: Mapping[str, object], declared: Mapping[str, Declared])
         if problem:
             result.problems.append(f"{FILE}: {problem}")
         else:
-            result.keys[identifier] = ",".join(_normal(key) for key in keys or [])
+            result.keys[identifier] = ",".join(key_name(key) for key in keys or [])
     for identifier in list(result.keys):
         clash = _clash(identifier, result.keys, declared)
         if clash:
@@ -189,7 +190,7 @@ def _key_problem(identifier: str, keys: list[str] | None, declared: Declared) ->
     for key in keys:
         if not _is_key(key):
             return f'"{key}" of "{identifier}" is no key.' + nearest(key.lower(), _key_names())
-        if declared.typing and declared.place == EVERYWHERE and key_to_character(_normal(key)):
+        if declared.typing and declared.place == EVERYWHERE and key_to_character(key_name(key)):
             return (
                 f'"{key}" of "{identifier}" could not be typed any more; '
                 "take a function key or one with ctrl."
@@ -232,13 +233,6 @@ def _is_key(key: str) -> bool:
     return bool(last) and key_to_character(last) is not None and last.islower()
 
 
-def _normal(key: str) -> str:
-    """Return the long name of a key: ``question_mark`` for ``?``."""
-    from textual.keys import _character_to_key
-
-    return _character_to_key(key) if len(key) == 1 else key
-
-
 def shown(key: str) -> str:
     """Return a key as people write it."""
     *modifiers, last = key.split("+")
@@ -251,7 +245,7 @@ def _is_function_key(name: str) -> bool:
 
 
 def markdown() -> str:
-    """Return the table of all keys for the README."""
+    """Return the table of all keys as Markdown."""
     lines = ["| where | key | what it does | id |", "|---|---|---|---|"]
     places = list(dict.fromkeys(PLACES.values()))
     every = sorted(

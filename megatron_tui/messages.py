@@ -1,4 +1,4 @@
-"""The messages that cross a screen: what a person asked of the workbench, and what it found out."""
+"""What screens ask of the app: the messages that leave a screen."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from textual.message import Message
 
-from megatron_model.config import RunConfig
-from megatron_model.control import Command
-from megatron_model.device import DeviceInfo
-from megatron_model.run_folder import Checkpoint, RunFolder
-from megatron_tui.corpus_facts import CorpusFacts
-from megatron_tui.known_pace import Pace
+from megatron_model.config.fields import RunConfig
+from megatron_model.run.control import Command
+from megatron_model.run.folder import Checkpoint, RunFolder
+
+
+class FallbackUsed(Message):
+    """Something optional was not to be had; see megatron_model/util/fallback.py."""
 
 
 @dataclass
@@ -73,28 +74,5 @@ class CommandGiven(Message):
 
 
 @dataclass
-class EngineLoaded(Message):
+class TorchLoaded(Message):
     """torch is there (or failed to come); the engine says which."""
-
-
-@dataclass
-class CorpusInspected(Message):
-    """More is known about a corpus."""
-
-    facts: CorpusFacts
-
-
-@dataclass
-class DeviceDescribed(Message):
-    """A device was looked at, or there is none of that name."""
-
-    name: str
-    device: DeviceInfo | None
-    error: str = ""
-
-
-@dataclass
-class PacesRead(Message):
-    """The logs of earlier runs were looked at for how fast they were."""
-
-    paces: dict[tuple[object, ...], Pace]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from textual import on
 from textual.app import ComposeResult
@@ -11,15 +11,23 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.content import Content
 
-from megatron_tui import formatting
-from megatron_tui.model_choice import ModelChoice
-from megatron_tui.screens.view import View, bar, character_name
-from megatron_tui.widgets.heat_view import PLAIN, HeatView, share_tint
-from megatron_tui.widgets.panel import Panel, Text
-from megatron_tui.workbench import Workbench
+from megatron_tui.generation.characters import bar, character_name
+from megatron_tui.generation.insight_panels import FactsPanel, ProblemLabel
+from megatron_tui.generation.job_screen import JobScreen
+from megatron_tui.services.model_choice import ModelChoice
+from megatron_tui.services.workbench import Workbench
+from megatron_tui.ui import formatting
+from megatron_tui.ui.heat_view import PLAIN, HeatView, share_tint
+from megatron_tui.ui.panel import Panel
 
 if TYPE_CHECKING:
-    from megatron_model.insight import AttentionView
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from megatron_model.analysis.insight import AttentionView
+    from megatron_model.run.checkpoint import LoadedModel
+
+    Answer: TypeAlias = tuple[int, AttentionView]
 
 LONGEST = 4_000
 """Characters shown, of a longer text the last ones."""
@@ -38,7 +46,7 @@ class ReadingPanel(Panel):
     )
 
 
-class LooksPanel(Panel):
+class LooksPanel(FactsPanel):
     """Where it looks, in figures."""
 
     EXPLANATION: ClassVar[str] = (
@@ -47,7 +55,7 @@ class LooksPanel(Panel):
     )
 
 
-class AttentionScreen(View):
+class AttentionScreen(JobScreen["Answer"]):
     """A text with a cursor; layer and head are chosen by keys."""
 
     CSS_PATH = "insight.tcss"
@@ -74,18 +82,16 @@ class AttentionScreen(View):
         self.head: int | None = None
         """The head on show; None is the mean over all."""
         self._asked = self._answered = -1
+        """Places of the characters asked for last, and answered last."""
         self.view: AttentionView | None = None
 
     def compose_body(self) -> ComposeResult:
         """The text beside (or over) the figures."""
         with Horizontal(id="insight"):
             with ReadingPanel("attention", id="reading"):
-                yield Text(id="problem")
+                yield ProblemLabel()
                 yield HeatView()
-            with LooksPanel("looks at", id="facts"):
-                yield Text(id="character")
-                yield Text(id="candidates")
-                yield Text(id="totals")
+            yield LooksPanel("looks at")
 
     def begin(self) -> None:
         """Look from the last character."""
@@ -103,14 +109,14 @@ class AttentionScreen(View):
         self.study([self._chosen.weights], lambda model: _look_from(model, text, place))
         self.set_timer(SOON, self.poll)
 
-    def take(self, items: list[Any]) -> None:
+    def take(self, items: list[Answer]) -> None:
         """Show the latest answer."""
         self._answered, self.view = items[-1]
         self.depth = min(self.depth, len(self._weights) - 1)
         self._tint()
 
     @property
-    def _weights(self) -> Any:
+    def _weights(self) -> NDArray[np.float32]:
         """Return the shares of the present answer: (layers, heads, characters)."""
         assert self.view is not None
         return self.view.weights
@@ -153,25 +159,20 @@ class AttentionScreen(View):
     def show_state(self) -> None:
         """Title, figures, and what is wrong."""
         panel = self.query_one("#reading", Panel)
-        panel.set_title(f"attention of {self._chosen.run}, {self._chosen.words}")
-        problem = self.query_one("#problem", Text)
-        problem.show(self.problem or "", layout=True)
-        problem.display = bool(problem.plain)
+        panel.set_title(f"attention of {self._chosen.title}")
+        self.query_one(ProblemLabel).show_problem(self.problem)
         if self.view is None:
             return
         layers, heads, _ = self._weights.shape
         head = "all heads" if self.head is None else f"head {self.head + 1} of {heads}"
         panel.set_subtitle(f"layer {self.depth + 1} of {layers}, {head}")
-        self.query_one("#character", Text).show(
-            Content.assemble(
-                ("from ", "$quiet"),
-                (character_name(self._text[self._answered]), "bold"),
-                ("  looks back ", "$quiet"),
-                (f"{looks_back(self.shares()):.1f}", "bold $accent"),
-            )
+        character = Content.assemble(
+            ("from ", "$quiet"),
+            (character_name(self._text[self._answered]), "bold"),
+            ("  looks back ", "$quiet"),
+            (f"{looks_back(self.shares()):.1f}", "bold $accent"),
         )
-        self.query_one("#candidates", Text).show(self._largest(), layout=True)
-        self.query_one("#totals", Text).show(self._heads(), layout=True)
+        self.query_one(FactsPanel).show(character, self._largest(), self._heads())
 
     def _largest(self) -> Content:
         assert self.view is not None
@@ -211,7 +212,7 @@ def looks_back(shares: list[float]) -> float:
     return sum(share * (last - place) for place, share in enumerate(shares))
 
 
-def _look_from(model: Any, text: str, place: int) -> Iterator[tuple[int, AttentionView]]:
-    from megatron_model.insight import attention_of
+def _look_from(model: LoadedModel, text: str, place: int) -> Iterator[Answer]:
+    from megatron_model.analysis.insight import attention_of
 
     yield place, attention_of(model.model, model.tokenizer, text, place)

@@ -1,4 +1,4 @@
-"""Search the prompts of the past and take one."""
+"""The dialogs of the Generation screen: search earlier prompts, paste a text to be read."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.widgets import Input, OptionList
+from textual.widgets import Input, OptionList, TextArea
 from textual.widgets.option_list import Option
 
-from megatron_model.text import safe
-from megatron_tui.prompt_history import PromptHistory
-from megatron_tui.screens.modal import ModalScreen, Options
-from megatron_tui.widgets.key_hints import KeyHints
-from megatron_tui.widgets.panel import Text
+from megatron_model.util.text import safe
+from megatron_tui.generation.prompt_history import PromptHistory
+from megatron_tui.ui.key_hints import KeyHints
+from megatron_tui.ui.modal import ModalScreen, Options
+from megatron_tui.ui.panel import Label
 
 
 class SearchInput(Input):
@@ -30,7 +30,7 @@ class SearchInput(Input):
 class HistoryScreen(ModalScreen[str | None]):
     """Words narrow the list; enter takes a prompt, escape none."""
 
-    CSS_PATH = "history.tcss"
+    CSS_PATH = "dialogs.tcss"
     AUTO_FOCUS = "Input"
     BINDINGS: ClassVar[list[BindingType]] = [
         # Priority: an Input would take the arrows for itself.
@@ -49,11 +49,11 @@ class HistoryScreen(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         """What is searched for, what was found, the whole prompt under the cursor, keys."""
-        with Vertical(classes="history"):
-            yield Text(Content.styled("Prompts of the past", "bold"))
+        with Vertical(classes="dialog"):
+            yield Label(Content.styled("Earlier prompts", "bold"))
             yield SearchInput(placeholder="words that are in it", compact=True)
             yield Options(markup=False)
-            yield Text(classes="whole")
+            yield Label(classes="whole")
             yield KeyHints()
 
     def on_mount(self) -> None:
@@ -76,7 +76,7 @@ class HistoryScreen(ModalScreen[str | None]):
     @on(OptionList.OptionHighlighted)
     def _show_whole(self) -> None:
         index = self.query_one(OptionList).highlighted
-        whole = self.query_one(".whole", Text)
+        whole = self.query_one(".whole", Label)
         if index is None or index >= len(self.found):
             whole.show("No prompt has all these words." if not self.found else "")
         else:
@@ -103,4 +103,38 @@ class HistoryScreen(ModalScreen[str | None]):
 
     def action_cancel(self) -> None:
         """Take none."""
+        self.dismiss(None)
+
+
+class AskText(ModalScreen[str | None]):
+    """ctrl+s takes the text, escape leaves it."""
+
+    CSS_PATH = "dialogs.tcss"
+    AUTO_FOCUS = "TextArea"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+s", "take", "Take", tooltip="Take the text", id="asktext.take",
+                priority=True),
+        Binding("escape", "cancel", "Cancel", tooltip="Take none", id="asktext.cancel",
+                priority=True),
+    ]  # fmt: skip
+
+    def __init__(self, title: str, text: str = "") -> None:
+        super().__init__()
+        self._title, self._text = title, text
+
+    def compose(self) -> ComposeResult:
+        """Title, text, keys."""
+        with Vertical(classes="dialog"):
+            yield Label(Content.styled(safe(self._title, one_line=True), "bold"))
+            area = TextArea(self._text, compact=True, soft_wrap=True, show_line_numbers=False)
+            area.cursor_blink = False
+            yield area
+            yield KeyHints()
+
+    def action_take(self) -> None:
+        """Close with the text."""
+        self.dismiss(self.query_one(TextArea).text)
+
+    def action_cancel(self) -> None:
+        """Close without."""
         self.dismiss(None)

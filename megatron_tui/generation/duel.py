@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-import msgspec
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
-from megatron_model.config import SamplingConfig
-from megatron_model.prompting import drop_unknown
-from megatron_tui import formatting
-from megatron_tui.model_choice import ModelChoice, list_writing_runs, model_choices
-from megatron_tui.screens.pick import Entry, Pick
-from megatron_tui.screens.view import View, character_name
-from megatron_tui.screens.workbench_screen import WorkbenchScreen
-from megatron_tui.widgets.heat_view import HeatView, lead_tint
-from megatron_tui.widgets.panel import Panel, Text
-from megatron_tui.widgets.stream_view import StreamView
-from megatron_tui.workbench import Workbench
+from megatron_model.config.fields import SamplingConfig
+from megatron_tui.generation.characters import bits, character_name
+from megatron_tui.generation.insight_panels import FactsPanel
+from megatron_tui.generation.job_screen import JobScreen
+from megatron_tui.generation.sampling_draft import with_later_seed
+from megatron_tui.generation.validation_place import ValidationPlace, read_stretch
+from megatron_tui.services.model_choice import ModelChoice, list_writing_runs, model_choices
+from megatron_tui.services.workbench import Workbench
+from megatron_tui.shell.workbench_screen import WorkbenchScreen
+from megatron_tui.ui import formatting
+from megatron_tui.ui.heat_view import HeatView, lead_tint
+from megatron_tui.ui.notice import notify
+from megatron_tui.ui.panel import Label, Panel
+from megatron_tui.ui.pick import Entry, Pick
+from megatron_tui.ui.stream_view import StreamView
 
 if TYPE_CHECKING:
-    from megatron_model.insight import CharacterScore
-    from megatron_model.validation_text import Stretch
+    from megatron_model.analysis.insight import CharacterScore, DuelStep
+    from megatron_model.analysis.validation_text import Stretch
+    from megatron_model.run.checkpoint import LoadedModel
 
-STRETCH = 2_000
-LN2 = math.log(2)
+    Pair: TypeAlias = tuple[CharacterScore, CharacterScore]
+    Item: TypeAlias = DuelStep | Stretch | Pair
+
 MANY_RUNS = 30
 
 
@@ -52,17 +57,17 @@ def choose_opponent(
         for number, choice in enumerate(offered)
     ]
 
-    def take(number: str | None) -> None:
+    def begin(number: str | None) -> None:
         if number is not None:
             screen.app.push_screen(
                 DuelScreen(workbench, first, offered[int(number)], prompt, sampling)
             )
 
     if offered:
-        title = f"Duel of {first.run}, {first.words}, against"
-        screen.app.push_screen(Pick(title, entries, verb="Let them write"), take)
+        title = f"Duel of {first.title}, against"
+        screen.app.push_screen(Pick(title, entries, verb="Let them write"), begin)
     else:
-        screen.notify("There are no other weights yet: a duel takes two.")
+        notify(screen, "There are no other weights yet: a duel takes two.")
 
 
 class SidePanel(Panel):
@@ -78,12 +83,12 @@ class DifferencePanel(Panel):
     """The real text, tinted by who knew it better."""
 
     EXPLANATION: ClassVar[str] = (
-        "Text that neither learned from. A character is tinted for the model that held it "
-        "likelier: bold for the first one, underlined for the second; brighter where it is clear."
+        "Text that neither learned from. A character is tinted for the model that expected "
+        "it more: bold for the first one, underlined for the second; brighter where it is clear."
     )
 
 
-class DuelScreen(View):
+class DuelScreen(JobScreen["Item"]):
     """Two texts side by side, or one real text that both have read."""
 
     CSS_PATH = ["insight.tcss", "duel.tcss"]
@@ -117,10 +122,8 @@ class DuelScreen(View):
         self._parted = ("", "")
         self.reading = False
         """Whether the real text is on show."""
-        self.scores: list[tuple[CharacterScore, CharacterScore]] = []
-        self._stretch: Stretch | None = None
-        self._start = 0
-        """Where the stretch of the real text begins, or will."""
+        self.scores: list[Pair] = []
+        self._place = ValidationPlace()
 
     def compose_body(self) -> ComposeResult:
         """The texts, or the real text and its figures; below, what came of it."""
@@ -132,11 +135,8 @@ class DuelScreen(View):
             with Horizontal(id="insight"):
                 with DifferencePanel("real text", id="reading"):
                     yield HeatView()
-                with Panel("under the cursor", id="facts"):
-                    yield Text(id="character")
-                    yield Text(id="candidates")
-                    yield Text(id="totals")
-            yield Text(id="outcome")
+                yield FactsPanel("under the cursor")
+            yield Label(id="outcome")
 
     def begin(self) -> None:
         """Let both write."""
@@ -144,13 +144,13 @@ class DuelScreen(View):
         self._show_which()
         for name, side in zip(("first", "second"), self.sides, strict=True):
             panel = self.query_one(f"#{name}", Panel)
-            panel.set_title(f"{side.run}, {side.words}")
+            panel.set_title(side.title)
             panel.query_one(StreamView).restart(self._prompt)
         prompt, sampling = self._prompt, self._sampling
         self.study(
             [side.weights for side in self.sides],
             lambda first, second: _write(first, second, prompt, sampling),
-            anew=True,
+            refresh=True,
         )
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -160,15 +160,14 @@ class DuelScreen(View):
         if action == "again":
             return not self.reading
         if action == "halt":
-            return not self.reading and self.feed is not None and self.feed.busy
+            return not self.reading and self.busy
         if action == "texts":
             return self.reading
         return True
 
     def action_again(self) -> None:
         """Write with the next seed."""
-        seed = (self._sampling.seed + 1) % 2**63
-        self._sampling = msgspec.structs.replace(self._sampling, seed=seed)
+        self._sampling = with_later_seed(self._sampling)
         self.begin()
 
     def action_swap(self) -> None:
@@ -183,19 +182,14 @@ class DuelScreen(View):
         """Show what they write."""
         self.begin()
 
-    def action_halt(self) -> None:
-        """Stop within one character."""
-        if self.feed is not None:
-            self.feed.cancel()
-
     def action_difference(self, change: int) -> None:
         """Compare them on a stretch of the real text."""
-        self._start += change * STRETCH
+        self._place.move(change)
         self._compare()
 
     def _compare(self) -> None:
-        start = self._start
-        self.reading, self.scores, self._stretch = True, [], None
+        start = self._place.start
+        self.reading, self.scores = True, []
         self._show_which()
         self.query_one(HeatView).restart()
         self.study(
@@ -209,65 +203,70 @@ class DuelScreen(View):
         self.query_one(HeatView if self.reading else "#first StreamView").focus()
         self.refresh_bindings()
 
-    def take(self, items: list[Any]) -> None:
+    def take(self, items: list[Item]) -> None:
         """Show what came, of the texts or of the real text."""
-        if self.reading:
-            self._take_scores(items)
-        else:
-            self._take_steps(items)
+        from megatron_model.analysis.insight import DuelStep
+        from megatron_model.analysis.validation_text import Stretch
 
-    def _take_steps(self, steps: list[Any]) -> None:
-        parts = [step for step in steps if step.diverged_at == self._count + steps.index(step)]
+        steps: list[DuelStep] = []
+        pairs: list[Pair] = []
+        for item in items:
+            if isinstance(item, DuelStep):
+                steps.append(item)
+            elif isinstance(item, Stretch):
+                self._place.found(item)
+            else:
+                pairs.append(item)
+        if self.reading:
+            self._show_pairs(pairs)
+        else:
+            self._show_steps(steps)
+
+    def _show_steps(self, steps: list[DuelStep]) -> None:
+        cut: int | None = None
+        """Where among these steps the texts part."""
+        if self.diverged_at is None:
+            parted = [index for index, step in enumerate(steps) if step.diverged_at is not None]
+            cut = next(iter(parted), None)
         for side, name in enumerate(("first", "second")):
             view = self.query_one(f"#{name} StreamView", StreamView)
             pieces = [(step.first, step.second)[side] for step in steps]
-            if parts and self.diverged_at is None:
-                cut = parts[0].diverged_at - self._count
-                view.append("".join(pieces[:cut]))
+            view.append("".join(pieces[:cut]))
+            if cut is not None:
                 view.set_apart()
-                pieces = pieces[cut:]
-            view.append("".join(pieces))
-        if parts and self.diverged_at is None:
-            self.diverged_at = parts[0].diverged_at
-            self._parted = (parts[0].first, parts[0].second)
+                view.append("".join(pieces[cut:]))
+        if cut is not None:
+            self.diverged_at = steps[cut].diverged_at
+            self._parted = (steps[cut].first, steps[cut].second)
         self._count += len(steps)
 
-    def _take_scores(self, items: list[Any]) -> None:
-        from megatron_model.validation_text import Stretch
-
-        pairs = [item for item in items if not isinstance(item, Stretch)]
-        for item in items:
-            if isinstance(item, Stretch):
-                self._stretch = item
-                self._start = item.start
+    def _show_pairs(self, pairs: list[Pair]) -> None:
         self.scores += pairs
         tints = [lead_tint(difference(pair)) for pair in pairs]
         self.query_one(HeatView).append("".join(pair[0].character for pair in pairs), tints)
 
     def show_state(self) -> None:
         """What came of it, in one line."""
-        feed = self.feed
-        if feed is None:
-            return
-        line = self.problem or (self._difference() if self.reading else self._outcome())
-        self.query_one("#outcome", Text).show(line, layout=True)
+        line = self._difference() if self.reading else self._outcome()
+        self.query_one("#outcome", Label).show(
+            self.problem if self.problem.plain else line, layout=True
+        )
         if self.reading:
             first, second = self.sides
             panel = self.query_one("#reading", Panel)
-            panel.set_title(f"{first.run}, {first.words} against {second.run}, {second.words}")
-            if self._stretch is not None:
-                start, total = self._stretch.start, self._stretch.total
-                panel.set_subtitle(f"validation text from {start:,} of {total:,}")
+            panel.set_title(f"{first.title} against {second.title}")
+            panel.set_subtitle(self._place.words)
             self._show_cursor()
         self.refresh_bindings()
 
     def _outcome(self) -> Content:
-        assert self.feed is not None
         seed = f"seed {self._sampling.seed}"
-        if self.feed.phase == "loading":
+        if self.feed is not None and self.feed.phase == "loading":
             return Content(" loading the models")
         if self.diverged_at is None:
-            return Content(f" the same {self._count:,} characters so far, {seed}")
+            return Content(
+                f" the same {formatting.plural(self._count, 'character')} so far, {seed}"
+            )
         first, second = (character_name(one) if one else "the end" for one in self._parted)
         return Content.assemble(
             " the same ", (f"{self.diverged_at:,}", "bold $accent"),
@@ -279,7 +278,7 @@ class DuelScreen(View):
         if not self.scores:
             return Content(" reading")
         first, second = (
-            -sum(pair[side].log_probability for pair in self.scores) / LN2 / len(self.scores)
+            sum(bits(pair[side].log_probability) for pair in self.scores) / len(self.scores)
             for side in (0, 1)
         )
         better = "first" if first < second else "second"
@@ -287,54 +286,57 @@ class DuelScreen(View):
             (" first ", "bold $background on $primary"), f" {first:.3f} bits/character  ",
             (" second ", "underline $background on $accent"), f" {second:.3f}  ",
             (f"the {better} is better by {abs(first - second):.3f}", "bold"),
-            f", {len(self.scores):,} characters",
+            f", {formatting.plural(len(self.scores), 'character')}",
         )  # fmt: skip
 
     @on(HeatView.Moved)
     def _show_cursor(self) -> None:
-        index = self.query_one(HeatView).cursor
+        index, facts = self.query_one(HeatView).cursor, self.query_one(FactsPanel)
         if index >= len(self.scores):
+            facts.show("", "", "")
             return
-        first, second = self.scores[index]
-        self.query_one("#character", Text).show(
-            Content.assemble((character_name(first.character), "bold"))
-        )
+        pair = self.scores[index]
         lines = [
-            Content.assemble(
-                (f"{name:<7}", "$quiet"), (f"{-score.log_probability / LN2:5.2f} bits ", "bold"),
-                f"{formatting.percent(math.exp(score.log_probability)):>6}  ",
-                ("rather ", "$quiet") if score.candidates[0][0] != score.character else "",
-                character_name(score.candidates[0][0])
-                if score.candidates[0][0] != score.character else "",
-            )
-            for name, score in (("first", first), ("second", second))
-        ]  # fmt: skip
-        self.query_one("#candidates", Text).show(Content("\n").join(lines), layout=True)
-        lead = difference(self.scores[index])
+            _score_line(name, score) for name, score in zip(("first", "second"), pair, strict=True)
+        ]
+        lead = difference(pair)
         knew = "the second" if lead > 0 else "the first"
-        self.query_one("#totals", Text).show(
-            f"{knew} knew it better by {abs(lead):.2f} bits", layout=True
+        facts.show(
+            Content.styled(character_name(pair[0].character), "bold"),
+            Content("\n").join(lines),
+            f"{knew} knew it better by {abs(lead):.2f} bits",
         )
 
 
-def difference(pair: tuple[CharacterScore, CharacterScore]) -> float:
+def _score_line(name: str, score: CharacterScore) -> Content:
+    likeliest = score.candidates[0][0]
+    rather = likeliest != score.character
+    return Content.assemble(
+        (f"{name:<7}", "$quiet"), (f"{bits(score.log_probability):5.2f} bits ", "bold"),
+        f"{formatting.percent(math.exp(score.log_probability)):>6}  ",
+        ("rather ", "$quiet") if rather else "", character_name(likeliest) if rather else "",
+    )  # fmt: skip
+
+
+def difference(pair: Pair) -> float:
     """Return how many bits fewer a character cost the second model."""
-    return (pair[1].log_probability - pair[0].log_probability) / LN2
+    return bits(pair[0].log_probability) - bits(pair[1].log_probability)
 
 
-def _write(first: Any, second: Any, prompt: str, sampling: SamplingConfig) -> Iterator[Any]:
-    from megatron_model.insight import duel
+def _write(
+    first: LoadedModel, second: LoadedModel, prompt: str, sampling: SamplingConfig
+) -> Iterator[DuelStep]:
+    from megatron_model.analysis.insight import duel
 
     return duel(first, second, prompt, sampling)
 
 
-def _read(first: Any, second: Any, start: int) -> Iterator[Any]:
+def _read(first: LoadedModel, second: LoadedModel, start: int) -> Iterator[Stretch | Pair]:
     """Yield where the stretch is, then what each made of every character that both know."""
-    from megatron_model.insight import compare_surprise
-    from megatron_model.validation_text import validation_stretch
+    from megatron_model.analysis.insight import compare_surprise
 
-    stretch = validation_stretch(first, start, STRETCH)
+    stretch = read_stretch(first, start)
     yield stretch
-    text = drop_unknown(second.tokenizer, stretch.text)
+    text = second.tokenizer.drop_unknown(stretch.text)
     block = min(first.block_size, second.block_size)
     yield from compare_surprise(first, second, text, block)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
-from megatron_model.text import safe
-from megatron_tui.feed import Feed
-from megatron_tui.model_shelf import Weights
-from megatron_tui.screens.workbench_screen import WorkbenchScreen
-from megatron_tui.workbench import Workbench
+from megatron_model.util.text import safe
+from megatron_tui.services.feed import JobFeed
+from megatron_tui.services.model_cache import Weights
+from megatron_tui.services.workbench import Workbench
+from megatron_tui.shell.workbench_screen import WorkbenchScreen
 
 POLL_SECONDS = 0.1
 
+Item = TypeVar("Item")
+"""What the jobs of a view yield."""
 
-class View(WorkbenchScreen):
+
+class JobScreen(WorkbenchScreen, Generic[Item]):
     """Escape leads back; closing it ends its job."""
 
     MODE = "generation"
@@ -27,7 +31,19 @@ class View(WorkbenchScreen):
 
     def __init__(self, workbench: Workbench) -> None:
         super().__init__(workbench)
-        self.feed: Feed[Any] | None = None
+        self.feed: JobFeed[Item] | None = None
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Give the service its first job."""
+
+    @abstractmethod
+    def take(self, items: list[Item]) -> None:
+        """Show what came."""
+
+    @abstractmethod
+    def show_state(self) -> None:
+        """Show how far the job is."""
 
     def on_mount(self) -> None:
         """Poll only while there is something to poll for."""
@@ -35,29 +51,23 @@ class View(WorkbenchScreen):
         self.begin()
 
     def on_unmount(self) -> None:
-        """Nobody looks any more."""
-        if self.feed is not None:
-            self.feed.cancel()
-
-    def begin(self) -> None:
-        """Give the service its first job."""
-
-    def take(self, items: list[Any]) -> None:
-        """Show what came."""
-
-    def show_state(self) -> None:
-        """Show how far the job is."""
+        """End the job: its items would be shown nowhere."""
+        self.action_halt()
 
     def study(
-        self, weights: Sequence[Weights], work: Callable[..., Iterator[Any]], *, anew: bool = False
+        self,
+        weights: Sequence[Weights],
+        work: Callable[..., Iterator[Item]],
+        *,
+        refresh: bool = False,
     ) -> None:
         """Give the service another job; the one before ends."""
-        self.feed = self.workbench.generation.study(weights, work, anew=anew)
+        self.feed = self.workbench.generation.study(weights, work, refresh=refresh)
         self._timer.resume()
         self.poll()
 
     def poll(self) -> None:
-        """Take in what came."""
+        """Show what came since the last look."""
         feed = self.feed
         if feed is None:
             return
@@ -70,34 +80,23 @@ class View(WorkbenchScreen):
             self._timer.pause()
 
     @property
-    def problem(self) -> Content | None:
-        """Why there is nothing to show, if that is so."""
+    def busy(self) -> bool:
+        """Whether more may come."""
+        return self.feed is not None and self.feed.busy
+
+    @property
+    def problem(self) -> Content:
+        """Why there is nothing to show, if that is so; else nothing."""
         if self.feed is not None and self.feed.phase == "failed":
             return Content.styled(safe(self.feed.error), "$error")
-        return None
+        return Content("")
+
+    def action_halt(self) -> None:
+        """End the job within one item."""
+        if self.feed is not None:
+            self.feed.cancel()
 
     def action_close(self) -> None:
         """Go back."""
         if self.is_active:
             self.dismiss()
-
-    def say(self, text: str, *, wrong: bool = False) -> None:
-        """Tell something in passing."""
-        severity = "error" if wrong else "information"
-        self.notify(safe(text), severity=severity, markup=False)  # type: ignore[arg-type]
-
-
-def bar(share: float, width: int) -> str:
-    """Return a bar as long as a share of a width, to an eighth of a cell."""
-    eighths = round(max(0.0, min(1.0, share)) * width * 8)
-    whole, rest = divmod(eighths, 8)
-    return "█" * whole + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[rest]
-
-
-def character_name(character: str) -> str:
-    """Return one character as it can be read in a list."""
-    names = {"\n": "↵ line end", " ": "␣ space", "\t": "⇥ tab"}
-    if character in names:
-        return names[character]
-    shown = safe(character)
-    return shown if shown == character and shown.isprintable() else f"U+{ord(character):04X}"

@@ -1,22 +1,23 @@
-"""Which model writes, what it knows, how much of the text it still sees, and how fast it shows."""
+"""Which model writes, what it knows, how much of the text it sees, and at which pace it shows."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.content import Content
 
-from megatron_model.prompting import window_length
-from megatron_model.text import safe
-from megatron_tui.model_choice import LIVE, ModelChoice
-from megatron_tui.widgets.choice import Choice
-from megatron_tui.widgets.panel import Panel, Text
-from megatron_tui.written_text import WrittenText
+from megatron_model.inference.prompt import window_length
+from megatron_model.util.text import safe
+from megatron_tui.generation.model_selection import ModelSelection
+from megatron_tui.generation.written_text import WrittenText
+from megatron_tui.services.model_cache import Model
+from megatron_tui.ui.choice import Choice
+from megatron_tui.ui.panel import Label, Panel
 
 METER = 6
-PACES = ("full", "reading")
+FULL, READING = PACES = ("full", "reading")
 
 
 class ModelPanel(Panel):
@@ -26,7 +27,7 @@ class ModelPanel(Panel):
         "Which weights write. Best has the lowest validation loss, latest is the newest "
         "checkpoint; live copies the weights of the run in training between two of its steps. "
         "The meter says how much of the text the model sees: a full window is cut to its last "
-        "half. The pace is full speed, or that of somebody who reads along."
+        "half. The pace is full speed, or that of reading along."
     )
 
     DEFAULT_CSS = """
@@ -46,31 +47,45 @@ class ModelPanel(Panel):
     def compose(self) -> ComposeResult:
         """One row each."""
         with Horizontal(classes="row"):
-            yield Text("run", classes="name")
+            yield Label("run", classes="name")
             yield Choice([], "", id="run")
         with Horizontal(classes="row"):
-            yield Text("weights", classes="name")
+            yield Label("weights", classes="name")
             yield Choice(["best", "latest"], "best", id="weights")
-        yield Text(id="about-model")
+        yield Label(id="about-model")
         with Horizontal(classes="row"):
-            yield Text("knows", classes="name")
-            yield Text(id="vocabulary", classes="fact")
+            yield Label("knows", classes="name")
+            yield Label(id="vocabulary", classes="fact")
         with Horizontal(classes="row"):
-            yield Text("sees", classes="name")
-            yield Text(id="context", classes="fact")
+            yield Label("sees", classes="name")
+            yield Label(id="context", classes="fact")
         with Horizontal(classes="row"):
-            yield Text("pace", classes="name")
+            yield Label("pace", classes="name")
             yield Choice(PACES, PACES[0], id="pace")
 
+    def offer(self, models: ModelSelection) -> None:
+        """Show which runs and weights there are to choose from, and which are chosen."""
+        for name, values, value in (
+            ("#run", models.run_names, models.run),
+            ("#weights", models.weight_names, models.weights),
+        ):
+            choice = self.query_one(name, Choice)
+            choice.set_values(values)
+            choice.value = value
+
     def show(
-        self, chosen: ModelChoice | None, model: Any, written: WrittenText | None, cost: str
+        self, models: ModelSelection, model: Model | None, written: WrittenText | None
     ) -> None:
-        """Show what is chosen, what is loaded of it, and what it has before its eyes."""
+        """Show what is chosen, what is loaded of it, and how much of the text it sees."""
+        chosen, cost = models.chosen, models.copying_cost
         about = chosen.about if chosen is not None else ""
-        if chosen is not None and chosen.name == LIVE and cost and model is not None:
+        if cost and model is not None:
             about = f"step {model.step:,}; {cost}"
-        self.query_one("#about-model", Text).show(about, layout=True)
-        vocabulary, context = self.query_one("#vocabulary", Text), self.query_one("#context", Text)
+        self.query_one("#about-model", Label).show(about, layout=True)
+        vocabulary, context = (
+            self.query_one("#vocabulary", Label),
+            self.query_one("#context", Label),
+        )
         if chosen is None or model is None:
             vocabulary.show("")
             context.show("")

@@ -47,8 +47,8 @@ class PromptArea(TextArea):
         text: str
 
     @dataclass
-    class Wandered(Message):
-        """Another prompt of the past is asked for: the one before (-1) or after (1)."""
+    class Recalled(Message):
+        """An earlier prompt is asked for: the one before (-1) or after (1)."""
 
         direction: int
 
@@ -64,7 +64,7 @@ class PromptArea(TextArea):
         """Mark the characters that `unknown` finds."""
         if unknown != self._unknown:
             self._unknown = unknown
-            self._line_cache.clear()
+            self.notify_style_update()  # drops the lines that were kept
             self.refresh()
 
     def get_line(self, line_index: int) -> Text:
@@ -94,13 +94,13 @@ class PromptArea(TextArea):
     def action_older(self) -> None:
         """Go up a row; from the first one to the prompt before."""
         if self.cursor_at_first_line:
-            self.post_message(self.Wandered(-1))
+            self.post_message(self.Recalled(-1))
         else:
             self.action_cursor_up()
 
     def action_newer(self) -> None:
         """Go down a row; from the last one to the prompt after."""
         if self.cursor_at_last_line:
-            self.post_message(self.Wandered(1))
+            self.post_message(self.Recalled(1))
         else:
             self.action_cursor_down()

@@ -1,8 +1,8 @@
-"""The prompts of a person, newest last: gone through, searched, and kept between sessions."""
+"""The prompts of a person, newest last: recalled, searched, and kept between sessions."""
 
 from __future__ import annotations
 
-from megatron_tui.preferences import Preferences
+from megatron_tui.services.preferences import Preferences
 
 NAME = "generation.prompts"
 MANY = 300
@@ -13,7 +13,7 @@ ALL_TOGETHER = 400_000
 
 
 class PromptHistory:
-    """Prompts without doubles; a place in them while somebody goes up and down."""
+    """Prompts without doubles; a place in them while one goes up and down."""
 
     def __init__(self, preferences: Preferences) -> None:
         self._preferences = preferences

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Grid
 
-from megatron_model.config import SamplingConfig
-from megatron_tui import formatting
-from megatron_tui.model_choice import ModelChoice
-from megatron_tui.screens.view import View
-from megatron_tui.widgets.panel import Panel, Text
-from megatron_tui.widgets.stream_view import StreamView
-from megatron_tui.workbench import Workbench
-from megatron_tui.written_text import WrittenText
+from megatron_model.config.fields import SamplingConfig
+from megatron_tui.generation.job_screen import JobScreen
+from megatron_tui.generation.sampling_draft import with_later_seed
+from megatron_tui.generation.written_text import WrittenText
+from megatron_tui.services.model_choice import ModelChoice
+from megatron_tui.services.workbench import Workbench
+from megatron_tui.ui import formatting
+from megatron_tui.ui.panel import Label, Panel
+from megatron_tui.ui.stream_view import StreamView
+
+if TYPE_CHECKING:
+    from megatron_model.run.checkpoint import LoadedModel
 
 TEMPERATURES = (0.2, 0.5, 0.8, 1.0, 1.2, 1.5)
 FEWEST, MOST = 2, 8
-TOP = 2**63
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,7 @@ class Batch:
 
 def seeds(sampling: SamplingConfig, count: int = 4) -> Batch:
     """Return the same way of sampling with seeds that follow each other."""
-    each = tuple(
-        msgspec.structs.replace(sampling, seed=(sampling.seed + index) % TOP)
-        for index in range(count)
-    )
+    each = tuple(with_later_seed(sampling, index) for index in range(count))
     return Batch(f"{count} samples", each, tuple(f"seed {one.seed}" for one in each))
 
 
@@ -62,7 +62,7 @@ class SamplePanel(Panel):
     )
 
 
-class SamplesScreen(View):
+class SamplesScreen(JobScreen[list[str]]):
     """A grid of texts, written in step."""
 
     CSS_PATH = "samples.tcss"
@@ -89,11 +89,12 @@ class SamplesScreen(View):
         chosen: ModelChoice,
         prompt: str,
         batch: Batch,
-        take: Callable[[WrittenText], None],
+        choose: Callable[[WrittenText], None],
     ) -> None:
+        """`choose` is called with the text that a person wants to go on with."""
         super().__init__(workbench)
-        self._chosen, self._prompt, self._take = chosen, prompt, take
-        self.group = batch
+        self._chosen, self._prompt, self._choose = chosen, prompt, choose
+        self.asked = batch
         self.texts: list[WrittenText] = []
 
     def compose_body(self) -> ComposeResult:
@@ -102,11 +103,11 @@ class SamplesScreen(View):
             for number in range(MOST):
                 with SamplePanel("", id=f"sample-{number}"):
                     yield StreamView(follow=False)
-        yield Text(id="state")
+        yield Label(id="state")
 
     def begin(self) -> None:
         """Write all of them."""
-        chosen, batch, prompt = self._chosen, self.group, self._prompt
+        chosen, batch, prompt = self._chosen, self.asked, self._prompt
         self.texts = [
             WrittenText(chosen.weights, chosen.run, chosen.words, sampling, prompt)
             for sampling in batch.samplings
@@ -119,19 +120,19 @@ class SamplesScreen(View):
                 panel.set_title(f"{number + 1}  {batch.labels[number]}")
         self.query_one("#samples").set_class(len(self.texts) <= 4, "-few")
         samplings = batch.samplings
-        self.study([chosen.weights], lambda model: _write(model, prompt, samplings), anew=True)
+        self.study([chosen.weights], lambda model: _write(model, prompt, samplings), refresh=True)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer what can be done now."""
         if action == "count":
-            return not self.group.ladder
+            return not self.asked.ladder
         if action == "halt":
-            return self.feed is not None and self.feed.busy
+            return self.busy
         if action == "take" and parameters:
             return isinstance(parameters[0], int) and parameters[0] <= len(self.texts)
         return True
 
-    def take(self, items: list[Any]) -> None:
+    def take(self, items: list[list[str]]) -> None:
         """Show what came, a character of each text at a time."""
         for number, pieces in enumerate(zip(*items, strict=True)):
             piece = "".join(pieces)
@@ -140,37 +141,29 @@ class SamplesScreen(View):
 
     def show_state(self) -> None:
         """How much was written, how fast, or what is wrong."""
-        state, feed = self.query_one("#state", Text), self.feed
+        state, feed = self.query_one("#state", Label), self.feed
         if feed is None:
             return
         count = sum(text.length for text in self.texts)
         words = "loading the model" if feed.phase == "loading" else feed.phase
-        line = f" {self.group.title}, {words}"
+        line = f" {self.asked.title}, {words}"
         if count and feed.seconds:
             line += f", {formatting.count(count / feed.seconds)} characters/s together"
-        line += f", {self._chosen.run}, {self._chosen.words}"
-        state.show(self.problem or line)
+        line += f", {self._chosen.title}"
+        state.show(self.problem if self.problem.plain else line)
         self.refresh_bindings()
-
-    def action_halt(self) -> None:
-        """Stop within one character."""
-        if self.feed is not None:
-            self.feed.cancel()
 
     def action_again(self) -> None:
         """Write other texts: with the seeds that follow."""
-        batch = self.group
-        step = 1 if batch.ladder else len(batch.samplings)
-        first = msgspec.structs.replace(
-            batch.samplings[0], seed=(batch.samplings[0].seed + step) % TOP
-        )
-        self.group = ladder(first) if batch.ladder else seeds(first, len(batch.samplings))
+        batch = self.asked
+        first = with_later_seed(batch.samplings[0], 1 if batch.ladder else len(batch.samplings))
+        self.asked = ladder(first) if batch.ladder else seeds(first, len(batch.samplings))
         self.begin()
 
     def action_count(self, change: int) -> None:
         """Write more or fewer texts."""
-        count = max(FEWEST, min(MOST, len(self.group.samplings) + change))
-        self.group = seeds(self.group.samplings[0], count)
+        count = max(FEWEST, min(MOST, len(self.asked.samplings) + change))
+        self.asked = seeds(self.asked.samplings[0], count)
         self.begin()
 
     def action_take(self, number: int = 0) -> None:
@@ -179,11 +172,13 @@ class SamplesScreen(View):
             panels = [panel for panel in self.query(SamplePanel) if panel.has_focus_within]
             number = int((panels[0].id or "sample-0").rpartition("-")[2]) + 1 if panels else 1
         self.poll()  # what came meanwhile belongs to it
-        self._take(self.texts[number - 1])
+        self._choose(self.texts[number - 1])
         self.action_close()
 
 
-def _write(model: Any, prompt: str, samplings: tuple[SamplingConfig, ...]) -> Iterator[list[str]]:
-    from megatron_model.sampling import generate_batch
+def _write(
+    model: LoadedModel, prompt: str, samplings: tuple[SamplingConfig, ...]
+) -> Iterator[list[str]]:
+    from megatron_model.inference.sampler import generate_batch
 
     return generate_batch(model.model, model.tokenizer, prompt, samplings)

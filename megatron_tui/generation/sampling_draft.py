@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from megatron_model.config import SamplingConfig
-from megatron_model.errors import RequestError
-from megatron_model.settings import Field, fields_of
-from megatron_tui.preferences import Preferences
-from megatron_tui.setup_draft import value_text
+import msgspec
+
+from megatron_model.config.fields import SamplingConfig
+from megatron_model.config.schema import Field, fields_of
+from megatron_model.util.errors import RequestError
+from megatron_tui.services.preferences import Preferences
+from megatron_tui.ui.draft import value_text
 
 FIELDS: dict[str, Field] = {field.key: field for field in fields_of(SamplingConfig)}
 DEFAULTS = {key: value_text(field.default) for key, field in FIELDS.items()}
 NAME = "generation.sampling"
+SEEDS = 2**63
 
 PRESETS: dict[str, tuple[str, dict[str, str]]] = {
     "greedy": ("always the likeliest; soon repeats itself", {"temperature": "0"}),
@@ -21,7 +24,7 @@ PRESETS: dict[str, tuple[str, dict[str, str]]] = {
     "true": ("the model as it is", {"temperature": "1"}),
     "lively": ("surprising, but not absurd", {"temperature": "1.1", "min_p": "0.05"}),
     "wild": ("anything may happen", {"temperature": "1.5", "min_p": "0.02"}),
-    "no echo": ("what was just written comes less", {"repetition_penalty": "1.2"}),
+    "no echo": ("repeats itself less", {"repetition_penalty": "1.2"}),
 }
 """Ways of sampling by name: what they are like, and where they differ from the defaults."""
 
@@ -48,8 +51,10 @@ class SamplingDraft:
                 self.texts[key] = text
         if self.errors:
             self.texts = dict(DEFAULTS)
-        self._drawn = "0.8"
-        """The temperature to come back to from none."""
+        self.seed_locked = False
+        """Whether one text after the other is written with the same seed."""
+        self._temperature = DEFAULTS["temperature"]
+        """The temperature to come back to from greedy sampling."""
 
     @property
     def edited(self) -> set[str]:
@@ -77,8 +82,18 @@ class SamplingDraft:
         for key in _KEPT:
             self.put(key, values.get(key, DEFAULTS[key]))
 
+    @property
+    def preset(self) -> str:
+        """The preset that is in force: the one whose values all stand in the form; else none."""
+        present = self.sampling
+        for name, (_, values) in PRESETS.items():
+            wanted = {key: values.get(key, DEFAULTS[key]) for key in _KEPT}
+            if all(getattr(present, key) == FIELDS[key].parse(wanted[key]) for key in _KEPT):
+                return "" if any(key in self.errors for key in _KEPT) else name
+        return ""
+
     def nudge(self, key: str, direction: int) -> None:
-        """Take the next narrower or wider value."""
+        """Choose the next narrower or wider value."""
         steps = _STEPS[key]
         value = float(getattr(self.sampling, key))
         places = [place for place, step in enumerate(steps) if step == value]
@@ -93,14 +108,14 @@ class SamplingDraft:
     def toggle_greedy(self) -> None:
         """Always take the likeliest, or draw as before."""
         if self.sampling.temperature:
-            self._drawn = self.texts["temperature"]
+            self._temperature = self.texts["temperature"]
             self.put("temperature", "0")
         else:
-            self.put("temperature", self._drawn)
+            self.put("temperature", self._temperature)
 
     def next_seed(self) -> None:
         """Count the seed up."""
-        self.put("seed", str((self.sampling.seed + 1) % 2**63))
+        self.put("seed", str(with_later_seed(self.sampling).seed))
 
     def _parsed(self) -> tuple[SamplingConfig, dict[str, str]]:
         values: dict[str, object] = {}
@@ -110,4 +125,9 @@ class SamplingDraft:
                 values[key] = field.parse(self.texts[key])
             except RequestError as error:
                 errors[key] = str(error).removeprefix(f"{key} ")
-        return SamplingConfig(**values), errors  # type: ignore[arg-type]
+        return msgspec.convert(values, SamplingConfig), errors
+
+
+def with_later_seed(sampling: SamplingConfig, by: int = 1) -> SamplingConfig:
+    """Return the same way of sampling with a seed further on; after the last comes 0."""
+    return msgspec.structs.replace(sampling, seed=(sampling.seed + by) % SEEDS)

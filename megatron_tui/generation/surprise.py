@@ -1,10 +1,10 @@
-"""The surprise view: every character of a text tinted by how likely the model held it."""
+"""The surprise view: every character of a text tinted by how much it surprised the model."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from textual import on
 from textual.app import ComposeResult
@@ -13,24 +13,26 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.events import Paste
 
-from megatron_model.prompting import drop_unknown
-from megatron_tui import formatting
-from megatron_tui.model_choice import ModelChoice
-from megatron_tui.screens.view import View, bar, character_name
-from megatron_tui.widgets.heat_view import SURPRISE_BITS, SURPRISE_TINTS, HeatView, surprise_tint
-from megatron_tui.widgets.panel import Panel, Text
-from megatron_tui.workbench import Workbench
-from megatron_tui.written_text import WrittenText
+from megatron_tui.generation.characters import bar, bits, character_name
+from megatron_tui.generation.insight_panels import FactsPanel, ProblemLabel
+from megatron_tui.generation.job_screen import JobScreen
+from megatron_tui.generation.validation_place import ValidationPlace, read_stretch
+from megatron_tui.services.model_choice import ModelChoice
+from megatron_tui.services.workbench import Workbench
+from megatron_tui.ui import formatting
+from megatron_tui.ui.heat_view import SURPRISE_BITS, SURPRISE_TINTS, HeatView, surprise_tint
+from megatron_tui.ui.notice import notify
+from megatron_tui.ui.panel import Label, Panel
 
 if TYPE_CHECKING:
-    from megatron_model.insight import CharacterScore
-    from megatron_model.validation_text import Stretch
+    from megatron_model.analysis.insight import CharacterScore
+    from megatron_model.analysis.validation_text import Stretch
+    from megatron_model.run.checkpoint import LoadedModel
+
+    Item: TypeAlias = int | Stretch | CharacterScore
 
 LONGEST = 20_000
-"""Characters looked at, of a longer text the last ones."""
-STRETCH = 2_000
-"""Characters of the validation text that are read at once."""
-LN2 = math.log(2)
+"""Characters that are read, of a longer text the last ones."""
 
 Source: TypeAlias = Literal["written", "validation", "pasted"]
 
@@ -40,21 +42,21 @@ class TextPanel(Panel):
 
     EXPLANATION: ClassVar[str] = (
         "Each character is tinted by how much it surprised the model that read all before it: "
-        "quiet where it was sure, bright where it was not. One bit is a coin that fell wrong; "
+        "quiet where it was sure, bright where it was not. One bit is the surprise of a coin toss; "
         "bits per character over a text are what training brings down."
     )
 
 
-class CursorPanel(Panel):
+class CursorPanel(FactsPanel):
     """What is known of the character under the cursor."""
 
     EXPLANATION: ClassVar[str] = (
-        "What the model held likely at the cursor, the likeliest first, and the bits per character "
+        "What the model expected at the cursor, the likeliest first, and the bits per character "
         "of the line and of the whole text."
     )
 
 
-class SurpriseScreen(View):
+class SurpriseScreen(JobScreen["Item"]):
     """A text, its tints, and the candidates of the character under the cursor."""
 
     CSS_PATH = "insight.tcss"
@@ -74,31 +76,26 @@ class SurpriseScreen(View):
         Binding("X", "next_peak(-1)", "Peak", tooltip="The one before", id="surprise.peak_back"),
     ]  # fmt: skip
 
-    def __init__(
-        self, workbench: Workbench, chosen: ModelChoice, written: WrittenText | None
-    ) -> None:
+    def __init__(self, workbench: Workbench, chosen: ModelChoice, written: str) -> None:
         super().__init__(workbench)
         self._chosen = chosen
-        self._written = written.text if written is not None else ""
-        self.source: Source = "written" if self._written else "validation"
+        self._written = written
+        self.source: Source = "written" if written else "validation"
         self.scores: list[CharacterScore] = []
-        self._stretch: Stretch | None = None
-        self._start = 0
-        """Where the stretch of the validation text begins, or will."""
-        self._nats = 0.0
+        self._place = ValidationPlace()
+        self._bits = 0.0
+        """Of the whole text."""
         self._dropped = 0
+        """Characters that are left out because the model does not know them."""
 
     def compose_body(self) -> ComposeResult:
         """The text beside (or over) what is under the cursor."""
         with Horizontal(id="insight"):
             with TextPanel("surprise", id="reading"):
-                yield Text(id="problem")
+                yield ProblemLabel()
                 yield HeatView()
-            with CursorPanel("under the cursor", id="facts"):
-                yield Text(id="character")
-                yield Text(id="candidates")
-                yield Text(id="totals")
-        yield Text(legend(), id="legend")
+            yield CursorPanel("under the cursor")
+        yield Label(legend(), id="legend")
 
     def begin(self) -> None:
         """Read the text that was written, or else some of the validation text."""
@@ -120,12 +117,12 @@ class SurpriseScreen(View):
     def action_validation(self, change: int) -> None:
         """Read some of the validation text."""
         self.source = "validation"
-        self._start += change * STRETCH
+        self._place.move(change)
         self._read()
 
     def action_paste(self) -> None:
         """Ask for a text."""
-        from megatron_tui.screens.ask_text import AskText
+        from megatron_tui.generation.dialogs import AskText
 
         self.app.push_screen(AskText("Which text is the model to read?"), self._pasted)
 
@@ -139,83 +136,73 @@ class SurpriseScreen(View):
             self._read(text.replace("\r\n", "\n").replace("\r", "\n"))
 
     def _read(self, text: str | None = None) -> None:
-        self.scores, self._nats, self._dropped = [], 0.0, 0
+        self.scores, self._bits, self._dropped = [], 0.0, 0
         self.query_one(HeatView).restart()
         if self.source == "validation":
-            start = self._start
+            start = self._place.start
             self.study([self._chosen.weights], lambda model: _of_validation(model, start))
         else:
             wanted = self._written if text is None else text
             self.study([self._chosen.weights], lambda model: _of_text(model, wanted))
         self.refresh_bindings()
 
-    def take(self, items: list[Any]) -> None:
+    def take(self, items: list[Item]) -> None:
         """Tint what was read."""
-        view = self.query_one(HeatView)
+        from megatron_model.analysis.validation_text import Stretch
+
         scores = []
         for item in items:
             if isinstance(item, int):
                 self._dropped = item
-            elif isinstance(item, tuple):
-                self._stretch = item  # type: ignore[assignment]
-                self._start = item[1]
+            elif isinstance(item, Stretch):
+                self._place.found(item)
             else:
                 scores.append(item)
         self.scores += scores
-        self._nats -= sum(score.log_probability for score in scores)
-        tints = [surprise_tint(-score.log_probability / LN2) for score in scores]
-        view.append("".join(score.character for score in scores), tints)
+        surprises = [bits(score.log_probability) for score in scores]
+        self._bits += sum(surprises)
+        text = "".join(score.character for score in scores)
+        self.query_one(HeatView).append(text, [surprise_tint(each) for each in surprises])
 
     def show_state(self) -> None:
         """Title, totals, and what is wrong."""
         panel = self.query_one("#reading", Panel)
-        panel.set_title(f"surprise of {self._chosen.run}, {self._chosen.words}")
+        panel.set_title(f"surprise of {self._chosen.title}")
         panel.set_subtitle(self._what())
-        problem = self.query_one("#problem", Text)
-        problem.show(self.problem or "", layout=True)
-        problem.display = bool(problem.plain)
+        self.query_one(ProblemLabel).show_problem(self.problem)
         self._show_cursor()
 
     def _what(self) -> str:
         count = formatting.plural(len(self.scores), "character")
-        what = {"written": "what it wrote", "pasted": "a pasted text"}.get(self.source, "")
-        if self.source == "validation":
-            what = "validation text"
-            if self._stretch is not None:
-                what += f" from {self._stretch.start:,} of {self._stretch.total:,}"
-        elif self.source == "written" and len(self._written) > LONGEST:
+        what = {
+            "written": "what it wrote",
+            "pasted": "a pasted text",
+            "validation": self._place.words,
+        }[self.source]
+        if self.source == "written" and len(self._written) > LONGEST:
             what += ", its end"
         if self._dropped:
             what += f", {self._dropped:,} unknown left out"
-        working = " …" if self.feed is not None and self.feed.busy else ""
-        return f"{what}, {count}{working}"
+        return f"{what}, {count}{' …' if self.busy else ''}"
 
     @on(HeatView.Moved)
     def _show_cursor(self) -> None:
-        index = self.query_one(HeatView).cursor
-        facts, candidates = self.query_one("#character", Text), self.query_one("#candidates", Text)
-        totals = self.query_one("#totals", Text)
+        index, facts = self.query_one(HeatView).cursor, self.query_one(FactsPanel)
         if index >= len(self.scores):
-            for text in (facts, candidates, totals):
-                text.show("")
+            facts.show("", "", "")
             return
         score = self.scores[index]
-        facts.show(
-            Content.assemble(
-                (character_name(score.character), "bold"),
-                f"  {formatting.percent(math.exp(score.log_probability))}  ",
-                (f"{-score.log_probability / LN2:.2f} bits", "bold $accent"),
-            )
+        character = Content.assemble(
+            (character_name(score.character), "bold"),
+            f"  {formatting.percent(math.exp(score.log_probability))}  ",
+            (f"{bits(score.log_probability):.2f} bits", "bold $accent"),
         )
-        candidates.show(candidate_lines(score), layout=True)
-        whole = self._nats / LN2 / len(self.scores)
-        totals.show(
-            Content.assemble(
-                ("line   ", "$quiet"), f"{self._line_bits(index):.2f} bits/character\n",
-                ("whole  ", "$quiet"), (f"{whole:.2f} bits/character", "bold"),
-            ),
-            layout=True,
+        whole = self._bits / len(self.scores)
+        totals = Content.assemble(
+            ("line   ", "$quiet"), f"{self._line_bits(index):.2f} bits/character\n",
+            ("whole  ", "$quiet"), (f"{whole:.2f} bits/character", "bold"),
         )  # fmt: skip
+        facts.show(character, candidate_lines(score), totals)
 
     def _line_bits(self, index: int) -> float:
         scores = self.scores
@@ -225,7 +212,7 @@ class SurpriseScreen(View):
         while last + 1 < len(scores) and scores[last].character != "\n":
             last += 1
         line = scores[first : last + 1]
-        return -sum(score.log_probability for score in line) / LN2 / len(line)
+        return sum(bits(score.log_probability) for score in line) / len(line)
 
     def action_next_peak(self, direction: int) -> None:
         """Go to the next character that surprised as much as the legend's last tints."""
@@ -234,27 +221,26 @@ class SurpriseScreen(View):
             view.cursor + direction, len(self.scores) if direction > 0 else -1, direction
         )
         for place in places:
-            if surprise_tint(-self.scores[place].log_probability / LN2) in SURPRISE_TINTS[-2:]:
+            if surprise_tint(bits(self.scores[place].log_probability)) in SURPRISE_TINTS[-2:]:
                 view.go_to(place)
                 return
-        self.say("No other character surprised it much.")
+        notify(self, "No other character surprised it much.")
 
 
-def _of_text(model: Any, text: str) -> Iterator[Any]:
+def _of_text(model: LoadedModel, text: str) -> Iterator[int | CharacterScore]:
     """Yield how many characters had to be left out, then the score of each other one."""
-    from megatron_model.insight import surprise
+    from megatron_model.analysis.insight import surprise
 
-    known = drop_unknown(model.tokenizer, text)
+    known = model.tokenizer.drop_unknown(text)
     yield len(text) - len(known)
     yield from surprise(model.model, model.tokenizer, known[-LONGEST:], model.block_size)
 
 
-def _of_validation(model: Any, start: int) -> Iterator[Any]:
+def _of_validation(model: LoadedModel, start: int) -> Iterator[Stretch | CharacterScore]:
     """Yield where the stretch is, then the score of each of its characters."""
-    from megatron_model.insight import surprise
-    from megatron_model.validation_text import validation_stretch
+    from megatron_model.analysis.insight import surprise
 
-    stretch = validation_stretch(model, start, STRETCH)
+    stretch = read_stretch(model, start)
     yield stretch
     yield from surprise(model.model, model.tokenizer, stretch.text, model.block_size)
 

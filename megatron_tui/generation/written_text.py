@@ -1,17 +1,19 @@
-"""A text that a model wrote, with all that it takes to write it again; saved with that on top."""
+"""A text that a model wrote, with all it takes to write it again; saved under that as a header."""
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from megatron_model.config import SamplingConfig
-from megatron_model.errors import RequestError
-from megatron_model.settings import fields_of
-from megatron_model.text import safe
-from megatron_tui.model_shelf import Live, Weights
-from megatron_tui.setup_draft import value_text
+from megatron_model.config.fields import SamplingConfig
+from megatron_model.config.schema import fields_of
+from megatron_model.util.errors import RequestError
+from megatron_model.util.text import plural, safe
+from megatron_model.util.user_folders import expanded
+from megatron_tui.services.model_cache import Live, Weights
+from megatron_tui.ui.draft import value_text
 
 RULE = "# " + "-" * 70
 """The last line of the header; the text begins after it."""
@@ -75,7 +77,7 @@ class WrittenText:
             words.append(f"stop text {self.sampling.stop!r}")
         lines = [
             f"written by the run {self.run}, {self.which}",
-            f"{self.length:,} characters after a prompt of {len(self.prompt):,}",
+            f"{plural(self.length, 'character')} after a prompt of {len(self.prompt):,}",
             safe(", ".join(words), one_line=True),
             f"again: {command}"
             if command
@@ -94,10 +96,21 @@ class WrittenText:
                 file.write(self.header() + self.text + "\n")
         except FileExistsError:
             raise RequestError(
-                f"{path} is there already; enter writes over it, or take another name."
+                f"{path} already exists; press enter again to overwrite it, or type another name."
             ) from None
         except OSError as error:
             raise RequestError(f"Cannot write {path}: {error.strerror}.") from None
+
+    def save_as(self, typed: str, over: bool) -> str:
+        """Save under a name that a person typed; return why that cannot be, else nothing."""
+        path = expanded(typed.strip())
+        if not typed.strip() or os.path.isdir(path):
+            return "Give the name of a file."
+        try:
+            self.save(path, over=over)
+        except RequestError as error:
+            return str(error)
+        return ""
 
     @property
     def file_name(self) -> str:

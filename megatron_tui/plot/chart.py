@@ -12,9 +12,9 @@ from textual.strip import Strip
 from textual.theme import Theme
 from textual.widget import Widget
 
-from megatron_tui.chart_layers import Run
-from megatron_tui.charts import Painter, Plot
-from megatron_tui.terminal import draws_braille, has_colours
+from megatron_tui.plot.overlays import Span
+from megatron_tui.plot.painter import Painter, Plot
+from megatron_tui.terminal.capabilities import draws_braille, has_colours
 
 MINIMUM_WIDTH, MINIMUM_HEIGHT = 20, 4
 
@@ -33,7 +33,7 @@ class Chart(Widget):
         self.colours = has_colours()
         self._painter = Painter(ascii_only=self.ascii_only, colours=self.colours)
         self._plot = Plot()
-        self._rows: list[list[Run]] = []
+        self._rows: list[list[Span]] = []
         self._strips: list[Strip] = []
         self._styles: dict[str, Style] = {}
 
@@ -99,7 +99,7 @@ class Chart(Widget):
         if dirty:
             self.refresh(*dirty)
 
-    def _make_rows(self, width: int, height: int) -> list[list[Run]]:
+    def _make_rows(self, width: int, height: int) -> list[list[Span]]:
         if width < MINIMUM_WIDTH or height < MINIMUM_HEIGHT:
             return _sentence("", width, height)
         if self._plot.empty:
@@ -111,7 +111,7 @@ class Chart(Widget):
                 "Charts need plotext 5.3: pip install 'plotext>=5.3.2,<6'", width, height
             )
 
-    def _strip(self, row: list[Run], width: int) -> Strip:
+    def _strip(self, row: list[Span], width: int) -> Strip:
         segments = [Segment(text, self._style(colour)) for text, colour in row]
         return Strip(segments).adjust_cell_length(width, self.rich_style)
 
@@ -126,7 +126,7 @@ class Chart(Widget):
         return self._styles[colour]
 
 
-def changed_span(row: list[Run], next_row: list[Run]) -> tuple[int, int] | None:
+def changed_span(row: list[Span], next_row: list[Span]) -> tuple[int, int] | None:
     """Return the first and one past the last cell that look different, or None."""
     if row == next_row:
         return None
@@ -139,13 +139,13 @@ def changed_span(row: list[Run], next_row: list[Run]) -> tuple[int, int] | None:
     return (different[0], different[-1] + 1) if different else None
 
 
-def _cells(row: list[Run]) -> list[tuple[str, str]]:
+def _cells(row: list[Span]) -> list[tuple[str, str]]:
     # The colour of a blank cannot be seen.
     return [(c, colour if c != " " else "") for text, colour in row for c in text]
 
 
-def _sentence(text: str, width: int, height: int) -> list[list[Run]]:
-    rows: list[list[Run]] = [[] for _ in range(height)]
+def _sentence(text: str, width: int, height: int) -> list[list[Span]]:
+    rows: list[list[Span]] = [[] for _ in range(height)]
     if text and height:
         words, lines = text.split(), [""]
         for word in words:

@@ -1,6 +1,11 @@
 """Draw curves as rows of coloured text: the one place that knows plotext.
 
-plotext is imported at the first drawing, not with this module. It is only ever given finite points
+plotext 5 draws lines, axes and labels. Version 6 dropped `plotext.plot` and aborts the process on a
+NaN; so we stay with the last release of 5, which is pure Python, and what it is asked for here is
+so little that a later library could stand in its place: everything else about a chart (limits,
+ticks, clipping, marks, reference lines) is ours already.
+
+It is imported at the first drawing, not with this module. It is only ever given finite points
 inside the limits of the axes (it does not return from a point far outside), at most two a column.
 """
 
@@ -12,15 +17,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from megatron_tui.chart_layers import (
+from megatron_tui.plot.overlays import (
     Mark,
     Reference,
-    Run,
+    Span,
     add_layers,
     add_run,
     frame_of,
-    to_ascii,
 )
+from megatron_tui.plot.plotext_cells import join_dots
+from megatron_tui.terminal.ascii import as_ascii
 
 AXIS = "chart-axis"
 """The theme variable that axes and labels are drawn in."""
@@ -72,9 +78,9 @@ class Painter:
         self._ascii = ascii_only
         self._colours = colours
         self._y_limits: Limits | None = None
-        self._kind: object = None
+        self._kind: tuple[bool, Callable[[float], str], bool] | None = None
 
-    def draw(self, plot: Plot, width: int, height: int) -> list[list[Run]]:
+    def draw(self, plot: Plot, width: int, height: int) -> list[list[Span]]:
         """Return `height` rows of `width` cells.
 
         Raises:
@@ -83,7 +89,7 @@ class Painter:
         x_limits = plot.x_limits or _x_extent(plot.curves)
         lines = [_prepare(curve, x_limits, max(8, width - 8), plot.log_y) for curve in plot.curves]
         y_limits = plot.y_limits or self._fit(plot, x_limits, lines)
-        figure = _new_figure(width, height)
+        plotext = _new_figure(width, height)
         palette = [AXIS]
         for curve, line in zip(plot.curves, lines, strict=True):
             palette.append(curve.colour)
@@ -91,9 +97,9 @@ class Painter:
                 # Without colours, what is not the run's own train loss shows its sign.
                 signed = self._ascii or not (self._colours or curve.sign in "*.")
                 marker = curve.sign if signed else "braille"
-                figure.plot(xs, ys, marker=marker, color=len(palette) - 1)
-        _set_axes(figure, plot, x_limits, y_limits, width, height)
-        rows = _rows(figure.build(), palette, height)
+                plotext.plot(xs, ys, marker=marker, color=len(palette) - 1)
+        _set_axes(plotext, plot, x_limits, y_limits, width, height)
+        rows = _rows(plotext.build(), palette, height)
         frame = frame_of(rows, x_limits, y_limits, width)
         references = [
             Reference(y, reference.label)
@@ -102,7 +108,9 @@ class Painter:
         ]
         marks = [replace(mark, y=_scaled(mark.y, plot.log_y)) for mark in plot.marks]
         rows = add_layers(rows, frame, references, marks, plot.cursor, width)
-        return to_ascii(rows) if self._ascii else rows
+        if self._ascii:
+            return [[(as_ascii(text), colour) for text, colour in row] for row in rows]
+        return rows
 
     def _fit(self, plot: Plot, x_limits: Limits, lines: list[list[Point]]) -> Limits:
         kind = (plot.log_y, plot.y_label, plot.settling)
@@ -164,6 +172,8 @@ def ticks(limits: Limits, wanted: int, *, log: bool = False) -> list[float]:
         inside = [value for value in values if low <= value <= high]
         return inside[:: max(1, math.ceil(len(inside) / max(2, wanted)))]
     rough = (high - low) / max(1, wanted)
+    if not rough > abs(high) * 1e-14:
+        return []  # so far out that no numbers lie between the two
     magnitude = 10.0 ** math.floor(math.log10(rough))
     step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
@@ -175,26 +185,22 @@ def buckets(xs: Sequence[float], ys: Sequence[float], limits: Limits, columns: i
     """Return the smallest and the largest point of each of `columns` columns, in order.
 
     Columns depend on the limits alone, so a finished column never changes while the curve grows. A
-    value that is not finite stays as a gap.
+    value that is not finite stays as a gap. A line that comes from outside the limits, or goes on
+    there, is cut at them.
     """
     low, high = limits
     width = (high - low) / columns or 1.0
     points: list[Point] = []
     current: int | None = None
     smallest = largest = (0.0, 0.0)
+    last: Point | None = None
 
     def close() -> None:
         if current is not None:
             points.extend(sorted({smallest, largest}))
 
-    for x, y in zip(xs, ys, strict=True):
-        if not low <= x <= high:
-            continue
-        if not _usable(y):
-            close()
-            current = None
-            points.append((x, math.nan))
-            continue
+    def add(x: float, y: float) -> None:
+        nonlocal current, smallest, largest
         column = int((x - low) / width)
         if column != current:
             close()
@@ -203,8 +209,31 @@ def buckets(xs: Sequence[float], ys: Sequence[float], limits: Limits, columns: i
             smallest = (x, y)
         elif y > largest[1]:
             largest = (x, y)
+
+    for x, y in zip(xs, ys, strict=True):
+        if not _usable(y):
+            close()
+            current = last = None
+            if low <= x <= high:
+                points.append((x, math.nan))
+            continue
+        if last is not None and last[0] < low < x:
+            add(low, between(last, (x, y), low))
+        if last is not None and last[0] < high < x:
+            add(high, between(last, (x, y), high))
+        if low <= x <= high:
+            add(x, y)
+        if x > high:
+            break
+        last = (x, y)
     close()
     return points
+
+
+def between(first: Point, second: Point, place: float) -> float:
+    """Return the height of a straight line at `place`."""
+    share = (place - first[0]) / (second[0] - first[0])
+    return first[1] + share * (second[1] - first[1])
 
 
 def _scaled(value: float, log: bool) -> float:
@@ -225,63 +254,75 @@ def _prepare(curve: Curve, limits: Limits, columns: int, log: bool) -> list[Poin
 
 
 def _pieces(line: list[Point], limits: Limits) -> list[tuple[list[float], list[float]]]:
-    """Split a line at its gaps and where it runs above or below the chart, clamped at the edge."""
+    """Split a line at its gaps and where it runs above or below the chart, cut at the edge."""
     low, high = limits
-    pieces: list[tuple[list[float], list[float]]] = []
-    xs: list[float] = []
-    ys: list[float] = []
-    for index, (x, y) in enumerate(line):
-        outside = not low <= y <= high  # also true for NaN
-        if outside:
-            following = line[index + 1][1] if index + 1 < len(line) else math.nan
-            touches = bool(xs) or low <= following <= high
-            if math.isfinite(y) and touches:
-                xs.append(x)
-                ys.append(min(high, max(low, y)))
-            if not low <= following <= high and xs:
-                pieces.append((xs, ys))
-                xs, ys = [], []
+    pieces: list[list[Point]] = [[]]
+    last: Point | None = None
+    for point in line:
+        if not math.isfinite(point[1]):
+            last = None
+            pieces.append([])
             continue
-        xs.append(x)
-        ys.append(y)
-    if xs:
-        pieces.append((xs, ys))
-    return pieces
+        if last is None:
+            part = [point] if low <= point[1] <= high else []
+        else:
+            part = _within(last, point, limits)
+        if part and pieces[-1] and part[0] != pieces[-1][-1]:
+            pieces.append([])
+        pieces[-1] += part[1:] if pieces[-1] else part
+        last = point
+    return [([x for x, _ in piece], [y for _, y in piece]) for piece in pieces if piece]
+
+
+def _within(first: Point, second: Point, limits: Limits) -> list[Point]:
+    """Return the two ends of what is inside the limits of a straight line; nothing if none is."""
+    low, high = limits
+    if max(first[1], second[1]) < low or min(first[1], second[1]) > high:
+        return []
+    ends = []
+    for (x, y), (other_x, other_y) in ((first, second), (second, first)):
+        edge = min(high, max(low, y))
+        if edge != y:
+            x += (edge - y) / (other_y - y) * (other_x - x)
+        ends.append((x, edge))
+    return ends
 
 
 def _new_figure(width: int, height: int) -> Any:
-    from plotext._figure import _figure_class  # the public functions share one global figure
+    """Return plotext, which draws on one figure of its own, with that figure empty again."""
+    import plotext
 
-    figure = _figure_class()
-    figure._limit_size(False, False)  # else the size of the real terminal caps ours
-    figure.plot_size(width, height)
-    figure.theme("clear")
-    figure.xaxes(True, False)
-    figure.yaxes(True, False)
-    return figure
+    plotext.clear_figure()
+    plotext.limit_size(False, False)  # else the size of the real terminal caps ours
+    plotext.plot_size(width, height)
+    plotext.theme("clear")
+    plotext.xaxes(True, False)
+    plotext.yaxes(True, False)
+    join_dots(plotext.active())
+    return plotext
 
 
 def _set_axes(
-    figure: Any, plot: Plot, x_limits: Limits, y_limits: Limits, width: int, height: int
+    plotext: Any, plot: Plot, x_limits: Limits, y_limits: Limits, width: int, height: int
 ) -> None:
-    figure.xlim(*x_limits)
-    figure.ylim(*y_limits)
+    plotext.xlim(*x_limits)
+    plotext.ylim(*y_limits)
     xs = ticks(x_limits, max(2, width // 16))
-    figure.xticks(xs, [plot.x_label(x) for x in xs])
+    plotext.xticks(xs, [plot.x_label(x) for x in xs])
     ys = ticks(y_limits, max(2, height // 3), log=plot.log_y)
     labels = [plot.y_label(10**y if plot.log_y else y) for y in ys]
     # One width for all labels: the left edge of the chart does not move when the axis does.
-    figure.yticks(ys, [label.rjust(4) for label in labels])
+    plotext.yticks(ys, [label.rjust(4) for label in labels])
 
 
 _ESCAPE = re.compile(r"\x1b\[([0-9;]*)m")
 
 
-def _rows(ansi: str, palette: list[str], height: int) -> list[list[Run]]:
+def _rows(ansi: str, palette: list[str], height: int) -> list[list[Span]]:
     """Turn plotext's escapes into runs of one colour."""
     rows = []
     for line in ansi.rstrip("\n").split("\n")[:height]:
-        runs: list[Run] = []
+        runs: list[Span] = []
         colour, position = AXIS, 0
         for match in _ESCAPE.finditer(line):
             add_run(runs, line[position : match.start()], colour)

@@ -1,4 +1,4 @@
-"""Own the thread that loads models, writes text and looks into it; the screens poll what it did."""
+"""Own the thread that loads models, writes text and examines it; the screens poll what it did."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from megatron_model.config import SamplingConfig
-from megatron_model.errors import RequestError
-from megatron_tui.feed import Feed, Phase
-from megatron_tui.model_shelf import LoadModel, Model, ModelShelf, Tokenizer, Weights
+from megatron_model.config.fields import SamplingConfig
+from megatron_model.util.errors import RequestError
+from megatron_tui.services.feed import JobFeed, Phase
+from megatron_tui.services.model_cache import LoadModel, Model, ModelCache, Tokenizer, Weights
 
 T = TypeVar("T")
 
@@ -26,8 +26,8 @@ class GenerationStatus:
     characters: int = 0
     seconds: float = 0.0
     error: str = ""
-    lent_seconds: float | None = None
-    """How long the run in training stood still for its weights, if these are live ones."""
+    pause_seconds: float | None = None
+    """How long training paused for its weights to be copied, if these are live ones."""
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -42,18 +42,19 @@ class GenerationStatus:
 
 @dataclass(frozen=True)
 class _Job:
-    feed: Feed[Any]
+    feed: JobFeed[Any]
     weights: tuple[Weights, ...]
     work: Callable[..., Iterator[Any]] | None
     """Makes the items from the models; None only loads them."""
-    anew: bool
+    refresh: bool
+    """Copy live weights again."""
 
 
 class GenerationService:
     """One thread, one job at a time; a new job ends the one before it."""
 
     def __init__(self, load_model: LoadModel | None = None) -> None:
-        self._shelf = ModelShelf(load_model)
+        self._cache = ModelCache(load_model)
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._current: _Job | None = None
@@ -70,7 +71,7 @@ class GenerationService:
         phase = feed.phase  # asked first: what came before its end is then counted
         model = feed.models[0] if feed.models else None
         return GenerationStatus(
-            phase, job.weights[0], model, feed.count, feed.seconds, feed.error, feed.lent_seconds
+            phase, job.weights[0], model, feed.count, feed.seconds, feed.error, feed.pause_seconds
         )
 
     @property
@@ -80,7 +81,7 @@ class GenerationService:
 
     def load(self, weights: Weights) -> None:
         """Load a model, so that its vocabulary is known."""
-        self._text = self._submit(_Job(Feed(), (weights,), None, anew=False))
+        self._text = self._submit(_Job(JobFeed(), (weights,), None, refresh=False))
 
     def generate(
         self, weights: Weights, prompt: str, sampling: SamplingConfig, written: str = ""
@@ -88,25 +89,25 @@ class GenerationService:
         """Write a text after `prompt`, or go on with what was `written` after it."""
 
         def work(model: Model) -> Iterator[str]:
-            # Not handed on where there is nothing to go on with: most models need not know how.
+            # Not passed where there is nothing to go on with: most models need not know how.
             more = (written,) if written else ()
             return model.stream(prompt, sampling, *more)
 
-        self._text = self._submit(_Job(Feed(), (weights,), work, anew=not written))
+        self._text = self._submit(_Job(JobFeed(), (weights,), work, refresh=not written))
 
     def study(
         self,
         weights: Sequence[Weights],
         work: Callable[..., Iterator[T]],
         *,
-        anew: bool = False,
-    ) -> Feed[T]:
-        """Load models and do `work` with them in the thread; return the feed of what comes of it.
+        refresh: bool = False,
+    ) -> JobFeed[T]:
+        """Load models and do `work` with them in the thread; return the feed of what it yields.
 
-        `anew` takes live weights again, though some were taken before.
+        `refresh` copies live weights again, though they were copied before.
         """
-        feed: Feed[T] = Feed()
-        self._submit(_Job(feed, tuple(weights), work, anew=anew))
+        feed: JobFeed[T] = JobFeed()
+        self._submit(_Job(feed, tuple(weights), work, refresh=refresh))
         return feed
 
     def cancel(self) -> None:
@@ -120,9 +121,9 @@ class GenerationService:
 
     def _submit(self, job: _Job) -> _Job:
         self.cancel()
-        shelved = [self._shelf.known(weights) for weights in job.weights]
-        models = tuple(one.model for one in shelved if one is not None)
-        if len(models) == len(shelved):
+        cached = [self._cache.known(weights) for weights in job.weights]
+        models = tuple(one.model for one in cached if one is not None)
+        if len(models) == len(cached):
             job.feed.models = models
         self._current = job
         self._jobs.put(job)
@@ -143,18 +144,18 @@ class GenerationService:
             except BaseException as error:  # the screen must say it, and the next job must run
                 feed.error = f"{type(error).__name__}: {error}"
                 feed.phase = "failed"
-            del job, feed  # a model is let go as soon as nobody needs it
+            del job, feed  # a model is freed as soon as it is not needed
 
     def _run(self, job: _Job) -> None:
         feed, loaded = job.feed, list[Model]()
         for weights in job.weights:
-            shelved = self._shelf.get(weights, lambda: feed.cancelled, anew=job.anew)
-            if shelved is None:
+            cached = self._cache.get(weights, lambda: feed.cancelled, refresh=job.refresh)
+            if cached is None:
                 feed.phase = "stopped"
                 return
-            loaded.append(shelved.model)
-            if shelved.lent_seconds is not None:
-                feed.lent_seconds = (feed.lent_seconds or 0.0) + shelved.lent_seconds
+            loaded.append(cached.model)
+            if cached.pause_seconds is not None:
+                feed.pause_seconds = (feed.pause_seconds or 0.0) + cached.pause_seconds
         feed.models = tuple(loaded)
         if job.work is None:
             feed.phase = "ready"

@@ -1,24 +1,32 @@
-"""The start of a run in processes of its own, from the command to the first word in its log.
+"""The start of a run in processes of its own, from the command to the first event in its log.
 
-The process that is started stands for all of them (see megatron_model/distributed_launch.py). When
-it ends before they train, what it said last is why; that is read from the run's trainer.log, which
-is held open: a run that was refused takes its folder, and the log in it, away.
+The process that is started stands for all of them (see megatron_model/distributed/launcher.py).
+When it ends before they train, its last words are the reason; they are read from the run's
+trainer.log, which is held open: a run that was refused takes its folder, and the log in it, away.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
-from megatron_model.command_folder import CommandFolder
-from megatron_model.errors import RequestError
-from megatron_model.handover import TRAINER_LOG, open_trainer_log
-from megatron_model.run_folder import RunFolder
-from megatron_model.text import safe
+from megatron_model.run.command_folder import CommandFolder
+from megatron_model.run.folder import RunFolder
+from megatron_model.run.handover import TRAINER_LOG, open_trainer_log
+from megatron_model.util.errors import RequestError
+from megatron_model.util.text import safe
 
-StartProcesses: TypeAlias = Callable[[RunFolder], "subprocess.Popen[bytes]"]
+
+class Process(Protocol):
+    """What is asked of a process that was started: whether it has ended."""
+
+    def poll(self) -> int | None:
+        """Return the exit status, once it has ended."""
+
+
+StartProcess: TypeAlias = Callable[[RunFolder], Process]
+"""Starts a process that goes on with a run; see megatron_model/run/handover.py."""
 
 SAYS = b"megatron-model: "
 """Begins the sentence with which a request is refused."""
@@ -39,12 +47,12 @@ class Launch:
     """
 
     def __init__(
-        self, folder: RunFolder, devices: int, start: StartProcesses, now: float = 0.0
+        self, folder: RunFolder, devices: int, start: StartProcess, now: float = 0.0
     ) -> None:
         self.devices = devices
         self.began = now
         self.offset = 0
-        """How long the run's log was before; what follows was said by these processes."""
+        """How many bytes the run's log had before; what follows was written by these processes."""
         self._folder = folder
         # What was meant for a trainer that is gone is not for these.
         CommandFolder(folder.path).clear()
@@ -79,7 +87,7 @@ class Launch:
         return f"{doing} {self.devices} processes, {seconds:.0f}s"
 
     def why(self) -> str:
-        """Return why there comes nothing: the refusal, or the last that was said."""
+        """Return why they never trained: the refusal, or the last line they wrote."""
         lines = [line for line in self._log.read(_LONGEST).splitlines() if line.strip()]
         refusals = [line.removeprefix(SAYS) for line in lines if line.startswith(SAYS)]
         found = (refusals or lines or [b""])[-1].decode(errors="replace")

@@ -1,4 +1,7 @@
-"""The models at hand: loaded once, at most two at a time, and asked for by where they are."""
+"""Loaded models: what screens ask of one, where its weights come from, and the few that are kept.
+
+Needs torch only once a model is loaded.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from megatron_model.config import SamplingConfig
-from megatron_model.errors import RequestError
-from megatron_model.lending import WeightsRequest
-from megatron_model.prompting import Vocabulary
+from megatron_model.config.fields import SamplingConfig
+from megatron_model.inference.prompt import Vocabulary
+from megatron_model.run.live_weights import WeightsRequest
+from megatron_model.util.errors import RequestError
 
-AT_ONCE = 2
-"""As many as a duel needs; more may not fit."""
+CAPACITY = 2
+"""As many as a duel needs; more may not fit in memory."""
 
 
 class Tokenizer(Vocabulary, Protocol):
-    """What the screen asks of a vocabulary."""
+    """What a screen asks of a tokenizer."""
 
     @property
     def vocabulary(self) -> str:
@@ -25,7 +28,7 @@ class Tokenizer(Vocabulary, Protocol):
 
 
 class Model(Protocol):
-    """What the thread asks of a loaded model."""
+    """What the service and its screens ask of a loaded model."""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -53,7 +56,7 @@ class Live:
     run: Path
     ask: Callable[[WeightsRequest], None] = field(compare=False, repr=False)
     ended: Callable[[], bool] = field(compare=False, repr=False)
-    """Whether nobody will answer any more."""
+    """Whether the run is over and will not answer."""
 
 
 Weights: TypeAlias = "Path | Live"
@@ -61,76 +64,80 @@ Weights: TypeAlias = "Path | Live"
 
 
 @dataclass(frozen=True)
-class Shelved:
-    """One loaded model: as of when, and what it cost the run it was taken from."""
+class CachedModel:
+    """One loaded model: as of when, and what its weights cost the run they were copied from."""
 
     model: Model
     changed: float = 0.0
-    lent_seconds: float | None = None
+    """When its file was last modified, in seconds since the epoch."""
+    pause_seconds: float | None = None
+    """How long training paused for the copy."""
 
 
-class ModelShelf:
+class ModelCache:
     """Loads models and keeps the latest; used by the worker thread alone, but for `known`."""
 
     def __init__(self, load_model: LoadModel | None = None) -> None:
         self._load_model = load_model
-        self._shelf: dict[Weights, Shelved] = {}
+        self._models: dict[Weights, CachedModel] = {}
 
-    def known(self, weights: Weights) -> Shelved | None:
-        """Return what is loaded already; for live weights, those taken last."""
-        return self._shelf.get(weights)
+    def known(self, weights: Weights) -> CachedModel | None:
+        """Return what is loaded already; for live weights, those copied last."""
+        return self._models.get(weights)
 
     def get(
-        self, weights: Weights, given_up: Callable[[], bool], *, anew: bool = False
-    ) -> Shelved | None:
-        """Return a model, loaded if need be; None if the wait for it was given up.
+        self, weights: Weights, cancelled: Callable[[], bool], *, refresh: bool = False
+    ) -> CachedModel | None:
+        """Return a model, loaded if need be; None if it was cancelled meanwhile.
 
         Args:
             weights: which.
-            given_up: whether nobody waits any more.
-            anew: take live weights again, though some were taken before.
+            cancelled: whether the model is no longer wanted.
+            refresh: copy live weights again, though they were copied before.
 
         Raises:
-            RequestError: it cannot be loaded, or the run in training is no more.
+            RequestError: it cannot be loaded, or the run in training has ended.
         """
-        found = self._shelf.pop(weights, None)
+        found = self._models.pop(weights, None)
         if isinstance(weights, Live):
-            fresh = found if found is not None and not anew else _borrowed(weights, given_up)
-        elif found is not None and found.changed == _changed(weights):
+            fresh = found if found is not None and not refresh else _copied(weights, cancelled)
+        elif found is not None and found.changed == _modified(weights):
             fresh = found
         else:
             found = None
             self._make_room()
-            fresh = Shelved(self._loader()(weights), _changed(weights))
+            fresh = CachedModel(self._loader()(weights), _modified(weights))
         if fresh is not None:
             self._make_room()
-            self._shelf[weights] = fresh
+            self._models[weights] = fresh
         return fresh
 
     def _make_room(self) -> None:
-        while len(self._shelf) >= AT_ONCE:
-            del self._shelf[next(iter(self._shelf))]
+        while len(self._models) >= CAPACITY:
+            del self._models[next(iter(self._models))]
 
     def _loader(self) -> LoadModel:
         if self._load_model is None:
-            from megatron_model.checkpoint import load_model  # torch loads here, not at start-up
+            from megatron_model.run.checkpoint import (
+                load_model,  # torch loads here, not at start-up
+            )
 
             self._load_model = load_model
         return self._load_model
 
 
-def _borrowed(weights: Live, given_up: Callable[[], bool]) -> Shelved | None:
+def _copied(weights: Live, cancelled: Callable[[], bool]) -> CachedModel | None:
     request = WeightsRequest()
     weights.ask(request)
-    lent = request.wait(lambda: given_up() or weights.ended())
-    if lent is None:
-        if given_up():
+    copy = request.wait(lambda: cancelled() or weights.ended())
+    if copy is None:
+        if cancelled():
             return None
-        raise RequestError("The run in training has ended; take its latest checkpoint.")
-    return Shelved(lent.load(), lent_seconds=lent.seconds)
+        raise RequestError("The run in training has ended; use its latest checkpoint.")
+    return CachedModel(copy.load(), pause_seconds=copy.seconds)
 
 
-def _changed(path: Path) -> float:
+def _modified(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except OSError:

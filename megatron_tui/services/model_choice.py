@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from megatron_model.errors import RequestError
-from megatron_model.run_folder import MODEL_FILE, Checkpoint, RunFolder, list_runs
-from megatron_model.text import safe
-from megatron_tui import formatting
-from megatron_tui.model_shelf import Live, Weights
-from megatron_tui.training_service import TrainingService
+from megatron_model.run.folder import MODEL_FILE, Checkpoint, RunFolder, list_runs
+from megatron_model.util.errors import RequestError
+from megatron_model.util.files import seen_harmed
+from megatron_model.util.text import safe
+from megatron_tui.services.model_cache import Live, Weights
+from megatron_tui.services.training import TrainingService
+from megatron_tui.ui import formatting
 
 LIVE = "live"
 
@@ -30,11 +32,21 @@ class ModelChoice:
         return safe(self.folder.name, one_line=True)
 
     @property
+    def is_damaged(self) -> bool:
+        """Whether loading them found that they are not what was saved."""
+        return isinstance(self.weights, Path) and seen_harmed(self.weights)
+
+    @property
     def words(self) -> str:
         """The weights in words, such as ``best, step 400``."""
         if self.checkpoint is None or self.name.startswith("step"):
             return self.name
         return f"{self.name}, step {self.checkpoint.step:,}"
+
+    @property
+    def title(self) -> str:
+        """Run and weights, such as ``tale, best, step 400``."""
+        return f"{self.run}, {self.words}"
 
     @property
     def about(self) -> str:
@@ -52,10 +64,10 @@ def runs_with_weights(training: TrainingService, runs: list[RunFolder]) -> list[
     return [run for run in runs if run.path == trained or run.latest_checkpoint() is not None]
 
 
-def list_writing_runs(training: TrainingService, runs_dir: object) -> list[RunFolder]:
+def list_writing_runs(training: TrainingService, runs_dir: Path) -> list[RunFolder]:
     """Return every run that can write, newest first; none where the folder cannot be read."""
     try:
-        return runs_with_weights(training, list_runs(runs_dir))  # type: ignore[arg-type]
+        return runs_with_weights(training, list_runs(runs_dir))
     except RequestError:
         return []
 
@@ -63,28 +75,24 @@ def list_writing_runs(training: TrainingService, runs_dir: object) -> list[RunFo
 def model_choices(folder: RunFolder, training: TrainingService) -> list[ModelChoice]:
     """Return the weights of a run: best, latest, live while it is trained here, then each step."""
     found: list[ModelChoice] = []
-    for name, checkpoint in (
-        ("best", folder.best_checkpoint()),
-        ("latest", folder.latest_checkpoint()),
-    ):
-        if checkpoint is not None:
-            found.append(_saved(folder, name, checkpoint))
+    # One that could not be loaded because it is damaged is left out from then on.
+    for name in ("best", "latest"):
+        found += [_saved(folder, name, c) for c in folder.readable_checkpoints(name)[:1]]
     run = training.training
     if run is not None and run.folder.path == folder.path:
         live = Live(folder.path, training.ask_for_weights, lambda: training.training is not run)
         found.append(ModelChoice(folder, LIVE, live))
-    steps = [_saved(folder, f"step {c.step:,}", c) for c in folder.checkpoints()]
-    return found + steps[::-1]
+    return found + [_saved(folder, f"step {c.step:,}", c) for c in folder.readable_checkpoints()]
 
 
 def why_not_live(folder: RunFolder, training: TrainingService) -> str:
-    """Return why the weights in training cannot be had, where a run is trained, but not here."""
+    """Return why there are no live weights of a run that is trained, but not here."""
     run = training.training
     if (run is not None and run.folder.path == folder.path) or not folder.is_active():
         return ""
     return (
-        "The run trains in processes of its own, which lend no weights; s on the Training screen "
-        "saves them, and latest is then those."
+        "The run trains in processes of its own, so its live weights cannot be copied; s on the "
+        "Training screen saves them, and latest is then those."
     )
 
 
@@ -92,13 +100,13 @@ def _saved(folder: RunFolder, name: str, checkpoint: Checkpoint) -> ModelChoice:
     return ModelChoice(folder, name, checkpoint.path / MODEL_FILE, checkpoint)
 
 
-def cost_of_lending(seconds: float, training: TrainingService) -> str:
+def cost_of_copying(seconds: float, training: TrainingService) -> str:
     """Return what it cost the run in training that its weights were copied."""
     run = training.training
-    stood = f"training stood still {_milliseconds(seconds)}"
+    paused = f"training paused {_milliseconds(seconds)}"
     if run is None or not run.state.speed.values:
-        return stood
-    return f"{stood}, {formatting.count(seconds * run.state.speed.values[-1])} characters"
+        return paused
+    return f"{paused}, {formatting.count(seconds * run.state.speed.values[-1])} characters"
 
 
 def _milliseconds(seconds: float) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
-from megatron_model.config import RunConfig
-from megatron_model.errors import RequestError
-from megatron_model.events import Event, PhaseChanged, RunStarted, StepFinished
-from megatron_model.measurement import COMPILE_FROM_SECONDS, cost_key
-from megatron_model.run_folder import RunFolder
+from megatron_model.config.fields import RunConfig
+from megatron_model.events.schema import Event, MetricsReported, PhaseChanged, RunStarted
+from megatron_model.planning.measurement import cost_key
+from megatron_model.run.folder import RunFolder
+from megatron_model.util.errors import RequestError
 
 BEGINNING, END = 50_000, 100_000
 """Bytes of a log that are looked at."""
@@ -46,7 +46,7 @@ def read_paces(folders: Iterable[RunFolder]) -> dict[tuple[object, ...], Pace]:
     paces: dict[tuple[object, ...], Pace] = {}
     for folder in folders:
         try:
-            config = folder.config
+            config = folder.read_config()
         except RequestError:
             continue
         if config.training.devices > 1 or shape_of(config) in paces:
@@ -65,7 +65,7 @@ def read_pace(folder: RunFolder, config: RunConfig) -> Pace | None:
     except OSError:
         return None
     end, _ = folder.read_events(max(0, size - END), limit=END)
-    speeds = [event.tokens_per_second for event in end if isinstance(event, StepFinished)]
+    speeds = [event.tokens_per_second for event in end if isinstance(event, MetricsReported)]
     speeds = [speed for speed in speeds[-NEWEST:] if speed > 0]
     if not speeds:
         return None
@@ -76,13 +76,6 @@ def read_pace(folder: RunFolder, config: RunConfig) -> Pace | None:
         _compiling(beginning),
         started.matrix_rate if started is not None else None,
     )
-
-
-def will_compile(config: RunConfig, seconds: float | None) -> bool:
-    """Whether a run that would take so long as it is will have its steps compiled."""
-    if config.training.compile == "off" or config.model.architecture != "modern":
-        return False
-    return config.training.compile == "on" or (seconds or 0.0) >= COMPILE_FROM_SECONDS
 
 
 def _compiling(events: list[Event]) -> float | None:

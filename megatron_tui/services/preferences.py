@@ -12,6 +12,11 @@ import os
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+from megatron_model.util.fallback import do_without
+from megatron_model.util.files import read_bounded
+from megatron_model.util.text import safe
+from megatron_model.util.user_folders import user_folder
+
 Value: TypeAlias = "str | int | float | bool | list[str]"
 V = TypeVar("V", bound="str | int | float | bool | list[str]")
 
@@ -37,9 +42,8 @@ class Preferences:
     @classmethod
     def of_user(cls) -> Preferences:
         """Return those of the person at the keyboard."""
-        import platformdirs
-
-        return cls(platformdirs.user_state_path("megatron") / FILE)
+        folder = user_folder("state")
+        return cls(folder and folder / FILE)
 
     def get(self, name: str, default: V) -> V:
         """Return what was chosen, or `default` if nothing of its type was."""
@@ -53,18 +57,22 @@ class Preferences:
         return value
 
     def set(self, name: str, value: Value) -> None:
-        """Remember a choice; a disk that refuses is no reason to bother anybody."""
+        """Remember a choice; that a disk refuses is said once."""
         if self._values.get(name) == value and name in self._values:
             return
         self._values[name] = value
         if self._path is not None:
-            with contextlib.suppress(OSError):
+            try:
                 self._write(self._path, name, value)
+            except OSError as error:
+                do_without(
+                    f"Cannot write {safe(str(self._path))}: {error.strerror}; what is chosen is "
+                    "remembered for this session only."
+                )
 
     def _read(self, path: Path) -> dict[str, object]:
         try:
-            with path.open("rb") as file:
-                data = json.loads(file.read(_LARGEST_FILE))
+            data = json.loads(read_bounded(path, _LARGEST_FILE))
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -82,5 +90,10 @@ class Preferences:
         before = Preferences(path)._values
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({**before, name: value}, indent=1), encoding="utf-8")
-        os.replace(temporary, path)
+        try:
+            temporary.write_text(json.dumps({**before, name: value}, indent=1), encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from megatron_model.device import DeviceInfo
-from megatron_model.errors import RequestError
+from megatron_model.util.errors import RequestError
 
 GARBAGE_THRESHOLDS = (10_000, 10, 10)
 """New objects until the youngest are looked through; how many times until the older ones are."""
@@ -19,7 +19,7 @@ GARBAGE_THRESHOLDS = (10_000, 10, 10)
 DescribeDevice: TypeAlias = Callable[[], DeviceInfo]
 
 
-class Engine:
+class TorchLoader:
     """A thread that runs once; `state` says how far it is."""
 
     def __init__(self, describe_device: DescribeDevice | None = None) -> None:
@@ -33,7 +33,7 @@ class Engine:
     def load(self, when_done: Callable[[], object]) -> None:
         """Begin; `when_done` is called from the thread."""
         threading.Thread(
-            target=self._load, args=(when_done,), daemon=True, name="engine loader"
+            target=self._load, args=(when_done,), daemon=True, name="torch loader"
         ).start()
 
     def describe(self, name: str) -> DeviceInfo:

@@ -13,10 +13,10 @@ from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from megatron_model.text import safe
+from megatron_model.util.text import safe
 
 if TYPE_CHECKING:
-    from megatron_model.corpus_report import CharacterCount
+    from megatron_model.data.report import CharacterCount
 
 VISIBLE = {"\n": "↵", "\t": "⇥", " ": "␣", "\u00a0": "␣"}
 """What is shown of characters that are nothing to see."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,88 +9,19 @@ from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.message import Message
-from textual.suggester import Suggester
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
-from megatron_model.errors import RequestError
-from megatron_model.text import safe
-from megatron_tui import formatting
-from megatron_tui.corpus_facts import CorpusFacts, EncodingProblem
-from megatron_tui.screens.modal import Options
-from megatron_tui.widgets.panel import Panel, Text
-
-
-class PathSuggester(Suggester):
-    """Completes the path that is being typed with the first name that fits."""
-
-    def __init__(self) -> None:
-        super().__init__(use_cache=False, case_sensitive=True)
-
-    async def get_suggestion(self, value: str) -> str | None:
-        """Return the whole path, or None."""
-        return await asyncio.to_thread(complete_path, value)
-
-
-def complete_path(value: str) -> str | None:
-    """Return `value` completed by the first entry of its folder that fits; folders get a slash."""
-    folder, slash, beginning = value.rpartition("/")
-    if not value:
-        return None
-    try:
-        with os.scandir(Path((folder + slash) or ".").expanduser()) as entries:
-            fitting = sorted(
-                (entry.name, entry.is_dir())
-                for entry in entries
-                if entry.name.startswith(beginning)
-                and entry.name.startswith(".") <= beginning.startswith(".")
-            )
-    except OSError:
-        return None
-    if not fitting:
-        return None
-    name, is_folder = fitting[0]
-    return f"{folder}{slash}{name}{'/' if is_folder else ''}"
-
-
-class PathInput(Input):
-    """A path that tab completes, as in a shell; without a completion tab goes on."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(
-            "tab", "complete", "Complete", tooltip="Complete the path", id="path.complete",
-            priority=True,
-        ),
-        Binding("down", "leave", "List", show=False, tooltip="Go to the list", id="path.list"),
-        Binding("escape", "clear", "Clear", show=False, tooltip="Clear the path", id="path.clear"),
-    ]  # fmt: skip
-
-    def __init__(self, value: str = "", *, id: str, placeholder: str = "") -> None:
-        super().__init__(
-            value, placeholder=placeholder, compact=True, suggester=PathSuggester(), id=id
-        )
-        self.cursor_blink = False
-
-    def action_complete(self) -> None:
-        """Take what the path is completed with, asked for anew: keys may be ahead of it."""
-        found = complete_path(self.value)
-        if found is None or found == self.value:
-            self.screen.focus_next()
-        else:
-            self.value = found
-            self.cursor_position = len(found)
-
-    def action_leave(self) -> None:
-        """Go to what comes next."""
-        self.screen.focus_next()
-
-    def action_clear(self) -> None:
-        """Forget what was typed, and go on."""
-        self.value = ""
-        self.screen.focus_next()
+from megatron_model.util.errors import RequestError
+from megatron_model.util.text import safe
+from megatron_model.util.user_folders import expanded
+from megatron_tui.setup.corpus_facts import CorpusFacts, EncodingProblem
+from megatron_tui.ui import formatting
+from megatron_tui.ui.modal import Options
+from megatron_tui.ui.panel import Label, Panel
+from megatron_tui.ui.path_input import PathInput
 
 
 class CorpusPicker(Panel):
@@ -108,7 +37,8 @@ class CorpusPicker(Panel):
     CorpusPicker {
         OptionList { height: 1fr; margin-top: 1; text-wrap: nowrap; text-overflow: ellipsis; }
         .facts { height: 2; color: $quiet; margin-top: 1; }
-        .facts.-error { color: $error; }
+        /* Whole: what helps stands at the end of the sentence. */
+        .facts.-error { color: $error; height: auto; min-height: 2; }
     }
     """
 
@@ -121,12 +51,15 @@ class CorpusPicker(Panel):
     def __init__(self) -> None:
         super().__init__("corpus", id="corpus")
         self._specs: list[str] = []
+        self._facts: CorpusFacts | None = None
+        self._refusal: CorpusFacts | None = None
+        """Of what was typed and cannot be read, until something else is typed or chosen."""
 
     def compose(self) -> ComposeResult:
         """Path, list, facts."""
         yield PathInput(placeholder="path of a text or folder", id="path")
         yield Options(id="corpora", markup=False)
-        yield Text(classes="facts")
+        yield Label(classes="facts")
 
     @property
     def chosen(self) -> str | None:
@@ -138,6 +71,8 @@ class CorpusPicker(Panel):
         """Put corpora that are not listed yet on top; the first one may become the choice."""
         asked = list(specs)
         fresh = [spec for spec in asked if spec not in self._specs]
+        if not (fresh or choose):
+            return
         chosen = asked[0] if choose and asked else self.chosen
         self._specs = fresh + self._specs
         options = self.query_one(OptionList)
@@ -149,17 +84,37 @@ class CorpusPicker(Panel):
             options.highlighted = 0
 
     def show_facts(self, facts: CorpusFacts) -> None:
-        """Say what is known of the chosen corpus."""
-        line = self.query_one(".facts", Text)
+        """Say what is known of the chosen corpus, unless what was typed since is no corpus."""
+        if self._facts is not None and self._facts.spec != facts.spec:
+            self._refusal = None
+        self._facts = facts
+        self._show()
+
+    def _refuse(self, refusal: CorpusFacts | None) -> None:
+        self._refusal = refusal
+        self._show()
+
+    def _show(self) -> None:
+        facts = self._refusal or self._facts
+        if facts is None:
+            return
+        line = self.query_one(".facts", Label)
         line.set_class(bool(facts.error), "-error")
-        line.show(facts_line(facts))
+        self.screen.set_class(bool(facts.error), "-unread")
+        line.show(facts_line(facts), layout=True)
 
     @on(OptionList.OptionHighlighted)
     def _highlight(self, event: OptionList.OptionHighlighted) -> None:
         event.stop()
-        # What is under the cursor now: the list may have been filled anew since it moved.
+        # What is under the cursor now: the list may have been refilled since it moved.
         if self.chosen is not None:
             self.post_message(self.Chosen(self.chosen))
+
+    @on(Input.Changed)
+    def _typing(self, event: Input.Changed) -> None:
+        event.stop()
+        if self._refusal is not None and event.value.strip() != self._refusal.spec:
+            self._refuse(None)
 
     @on(Input.Submitted)
     def _typed(self, event: Input.Submitted) -> None:
@@ -168,16 +123,16 @@ class CorpusPicker(Panel):
 
     def take_path(self, typed: str) -> None:
         """Choose the corpus at a path, or say what is wrong with it."""
-        from megatron_model.corpus import find_corpus
+        from megatron_model.data.corpus import find_corpus
 
-        spec = typed.strip()
-        if spec.startswith("~"):
-            spec = str(Path(spec).expanduser())
+        typed = typed.strip()
+        spec = str(expanded(typed)) if typed.startswith("~") else typed
         try:
             find_corpus(spec)
         except RequestError as error:
-            self.show_facts(CorpusFacts(spec, error=str(error)))
+            self._refuse(CorpusFacts(typed, error=str(error)))
             return
+        self._refusal = None
         self.query_one(PathInput).value = ""
         self.add([spec], choose=True)
         self.query_one(OptionList).focus()
@@ -193,11 +148,13 @@ def facts_line(facts: CorpusFacts) -> Content:
     if facts.files > 1:
         words.append(formatting.plural(facts.files, "file"))
     if facts.complete and facts.vocabulary is not None:
-        words.append(f"{formatting.exact(facts.characters)} characters")
-        words.append(f"{formatting.exact(facts.lines)} lines")
+        words.append(formatting.plural(facts.characters or 0, "character"))
+        words.append(formatting.plural(facts.lines or 0, "line"))
         words.append(f"vocabulary {len(facts.vocabulary)}")
-        words.append("UTF-8" if facts.encoding == "auto" else safe(facts.encoding, one_line=True))
+        words.append(safe(facts.encodings or facts.encoding, one_line=True))
     elif facts.progress is not None:
+        if facts.estimate is not None:
+            words.append(f"about {formatting.count(facts.estimate)} characters")
         words.append(f"reading {formatting.percent(facts.progress)}")
     return Content(", ".join(words))
 
@@ -222,6 +179,4 @@ def _title(spec: str) -> Content:
 
 
 def _folder(path: Path) -> str:
-    parent = str(path.parent)
-    home = str(Path.home())
-    return "~" + parent.removeprefix(home) if parent.startswith(home) else parent
+    return formatting.homely(path.parent)

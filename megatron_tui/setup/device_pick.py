@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from megatron_model.config import TrainingConfig
+from megatron_model.config.fields import TrainingConfig
 from megatron_model.device import DeviceInfo
-from megatron_tui import formatting
-from megatron_tui.screens.pick import Entry, Pick
-from megatron_tui.setup_plan import SetupPlan
+from megatron_tui.setup.plan import SetupPlan
+from megatron_tui.ui import formatting
+from megatron_tui.ui.pick import Entry, Pick
 
 TIMES = " x "
 """Between the number of devices and what they are."""
@@ -21,7 +21,7 @@ def device_entries(plan: SetupPlan) -> list[Entry]:
     for name, device in devices.items():
         free = f"{formatting.size(device.memory_free)} of {formatting.size(device.memory_total)}"
         detail = f"{device.name}, {free} free"
-        entries.append(Entry(name, name, detail, "What is best here." if name == "auto" else ""))
+        entries.append(Entry(name, name, detail, "The best one here." if name == "auto" else ""))
     entries += _cards_together(devices) + _cores_together(devices, plan.cores)
     present = present_device(plan)
     if all(entry.value != present for entry in entries):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_tui.setup_draft import SetupDraft
+from megatron_tui.ui.draft import SetupDraft
 
 LONGEST = 500
 
@@ -46,7 +46,7 @@ class DraftHistory:
         self._group = group
 
     def replace_present(self, draft: SetupDraft) -> None:
-        """Put another draft in place of the present one: a change that nobody made by hand."""
+        """Put another draft in place of the present one: a change that was not made by hand."""
         self._drafts[self._place] = draft
 
     def end_group(self) -> None:

@@ -1,12 +1,13 @@
-"""The encodings a text could be read in, each with how it would read. No widget."""
+"""Which encoding a corpus is read in: what the list offers, each with how the text would read."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from megatron_model.encoding import AUTO
-from megatron_tui import formatting
-from megatron_tui.corpus_facts import CorpusFacts
+from megatron_model.data.encoding import AUTO
+from megatron_tui.setup.corpus_facts import CorpusFacts
+from megatron_tui.ui import formatting
+from megatron_tui.ui.pick import Entry, Pick
 
 COMMON = {
     "auto": "UTF-8, or what a byte-order mark says",
@@ -28,6 +29,16 @@ SHOWN = 28
 _LOOKED_AT = 1 << 20
 
 
+def encoding_pick(facts: CorpusFacts, present: str) -> Pick:
+    """Return the dialog that chooses an encoding for a corpus."""
+    choices = encoding_choices(facts, present)
+    width = max(len(what) for _, what, _ in choices)
+    entries = [Entry(name, name, f"{what:<{width}}  {text}") for name, what, text in choices]
+    # Where the text does not decode, the cursor begins on what it is likely to be in.
+    chosen = facts.problem.guess if facts.problem is not None and facts.problem.guess else present
+    return Pick("Read the corpus in which encoding?", entries, chosen, "Use it")
+
+
 def encoding_choices(facts: CorpusFacts, present: str) -> list[tuple[str, str, str]]:
     """Return (encoding, what it is, how the text reads in it), the likeliest first."""
     guess = facts.problem.guess if facts.problem is not None else ""
@@ -44,7 +55,7 @@ def encoding_choices(facts: CorpusFacts, present: str) -> list[tuple[str, str, s
 
 def _telling_bytes(facts: CorpusFacts) -> bytes:
     """Return bytes around the first place where encodings differ."""
-    from megatron_model.corpus import find_corpus
+    from megatron_model.data.corpus import find_corpus
 
     problem = facts.problem
     try:
@@ -67,6 +78,6 @@ def _read_as(sample: bytes, encoding: str) -> str:
         text = sample.decode(encoding, errors="replace")
     except (LookupError, UnicodeError):
         return ""
-    # The cut may have gone through a character, at the end only.
+    # The cut may have split a character, at the end only.
     broken = "\ufffd" in text[: max(1, len(text) - 2)]
     return "does not fit" if broken else " ".join(text.split())[:SHOWN]

@@ -13,10 +13,10 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.widgets import DirectoryTree
 
-from megatron_model.text import safe
-from megatron_tui.screens.modal import ModalScreen
-from megatron_tui.widgets.key_hints import KeyHints
-from megatron_tui.widgets.panel import Text
+from megatron_model.util.text import safe
+from megatron_tui.ui.key_hints import KeyHints
+from megatron_tui.ui.modal import ModalScreen
+from megatron_tui.ui.panel import Label
 
 
 class SafeDirectoryTree(DirectoryTree):
@@ -58,7 +58,7 @@ class FileBrowser(ModalScreen[Path | None]):
     def compose(self) -> ComposeResult:
         """Folder, tree, keys."""
         with Vertical(classes="browser"):
-            yield Text(safe(str(self._start), one_line=True), classes="where")
+            yield Label(safe(str(self._start), one_line=True), classes="where")
             yield SafeDirectoryTree(self._start)
             yield KeyHints()
 
@@ -76,7 +76,7 @@ class FileBrowser(ModalScreen[Path | None]):
     def action_up(self) -> None:
         """Go to the folder above."""
         self._start = self._start.parent
-        self.query_one(".where", Text).show(safe(str(self._start), one_line=True))
+        self.query_one(".where", Label).show(safe(str(self._start), one_line=True))
         self.query_one(DirectoryTree).path = self._start
 
     def action_cancel(self) -> None:

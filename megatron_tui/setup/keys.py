@@ -1,4 +1,4 @@
-"""The keys of the Setup screen, each declared once.
+"""The keys of the Setup screen, each declared once: in help, key bar, palette and keys.toml.
 
 A letter acts wherever nothing is typed; what is needed in a text field too has a control key.
 """
@@ -32,17 +32,17 @@ def _key(
 SETUP_KEYS: list[BindingType] = [
     _key("start", "ctrl+r,R", "start", "Start", "Start the run"),
     # Priority, so that keys typed ahead find the focus where the one before put it.
-    _key("next", "enter", "next", "Next", "Take it, go to the next part", priority=True),
+    _key("next", "enter", "next", "Next", "Accept it and go to the next part", priority=True),
     _key("presets", "P", "presets", "Presets", "List the presets with their cost"),
     _key("browse", "b,ctrl+o", "browse", "Browse", "Browse for a corpus"),
-    _key("preview", "v,ctrl+t", "preview", "Text", "Read in the corpus"),
+    _key("preview", "v,ctrl+t", "preview", "Text", "Read the text of the corpus"),
     _key("xray", "x", "xray", "X-ray", "Look through the corpus"),
     _key("find", "slash", "find", "Find", "Find a setting"),
     _key("fix", "F", "fix", "Fix", "Change what the preflight objects to"),
     _key("measure", "m", "measure", "Measure", "Measure real steps, or stop measuring"),
     _key("copy", "c", "copy_command", "Copy", "Copy the command that starts this run"),
-    _key("undo", "u", "undo", "Undo", "Take the last change back"),
-    _key("redo", "U,ctrl+y", "redo", "Redo", "Make the change again", shown=False),
+    _key("undo", "u", "undo", "Undo", "Undo the last change"),
+    _key("redo", "U,ctrl+y", "redo", "Redo", "Redo the change", shown=False),
     _key("changes", "D", "changes", "Differs", "List what differs from the preset"),
     _key("device", "d", "device", "Device", "Choose the device"),
     _key("save", "ctrl+s", "save", "Save", "Save the settings as TOML"),

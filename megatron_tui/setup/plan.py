@@ -1,7 +1,7 @@
 """What is planned on the Setup screen and what follows from it; no widget.
 
 Holds the draft and its history, what is known of the corpus, the devices and the measurements, and
-works out the configuration, its cost, what would mend it, and the command that starts it.
+works out the configuration, its cost, what would make it fit, and the command that starts it.
 """
 
 from __future__ import annotations
@@ -10,30 +10,36 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from megatron_model.config import RunConfig, with_settings
+from megatron_model.config.fields import RunConfig, with_settings
 from megatron_model.device import DeviceInfo, available_cores
-from megatron_model.distributed_cost import DeviceCost
-from megatron_model.distributed_preflight import (
+from megatron_model.planning.compile_choice import choose_beforehand
+from megatron_model.planning.device_cost import DeviceCost
+from megatron_model.planning.fit import suggest_fix
+from megatron_model.planning.measurement import Measurement, cost_key
+from megatron_model.planning.multi_device import (
+    chosen_cost,
     costs_of_each,
     preflight_together,
     suggest_fix_together,
 )
-from megatron_model.fitting import suggest_fix
-from megatron_model.measurement import Measurement, cost_key
-from megatron_model.preflight import VOCABULARY_GUESS, Preflight, preflight
-from megatron_model.run_folder import check_run_name, free_name
-from megatron_tui.corpus_facts import CorpusFacts
-from megatron_tui.draft_history import DraftHistory
-from megatron_tui.known_pace import Pace, shape_of, will_compile
-from megatron_tui.setup_draft import Checked, SetupDraft
-from megatron_tui.train_command import absolute_corpus, train_command
+from megatron_model.planning.preflight import VOCABULARY_GUESS, Preflight, preflight
+from megatron_model.run.folder import check_run_name, free_name
+from megatron_tui.services.past_speed import Pace, shape_of
+from megatron_tui.setup.corpus_facts import CorpusFacts
+from megatron_tui.setup.draft_history import DraftHistory
+from megatron_tui.setup.train_command import absolute_corpus, train_command
+from megatron_tui.ui.draft import Checked, SetupDraft
+
+UNREADABLE = "The corpus cannot be read; the reason is given above."
 
 
 class SetupPlan:
     """Change it through its methods; read what follows from its properties."""
 
-    def __init__(self, runs_dir: Path, preset: str) -> None:
+    def __init__(self, runs_dir: Path, preset: str, *, preset_chosen: bool = False) -> None:
         self.runs_dir = runs_dir
+        self.preset_chosen = preset_chosen
+        """Whether a person chose the preset; then the device does not suggest another one."""
         self.history = DraftHistory(SetupDraft(preset))
         self.facts = CorpusFacts("")
         self.devices: dict[str, DeviceInfo] = {}
@@ -43,8 +49,6 @@ class SetupPlan:
         """CUDA devices of this machine, once they were counted."""
         self.cores = available_cores()
         self.disk_free: int | None = None
-        self.wanted_corpus = ""
-        """A corpus that loaded settings name; the screen makes it the choice."""
         self.paces: dict[tuple[object, ...], Pace] = {}
         """How fast earlier runs were, by what their steps cost."""
         self._fitted = (self.history.draft, self.history.draft)
@@ -53,7 +57,8 @@ class SetupPlan:
     @property
     def draft(self) -> SetupDraft:
         """The present draft, on the present corpus."""
-        size = self.facts.size or 0
+        # An estimate until the text was read; a run starts only then.
+        size = self.facts.characters or self.facts.estimate or 0
         plain, fitted = self._fitted
         if plain is not self.history.draft or fitted.size != size:
             # Kept, because a draft keeps what it was checked to be.
@@ -70,9 +75,23 @@ class SetupPlan:
         """Take another draft, as one step that can be undone."""
         self.history.put(replace(draft, size=0), group)
 
+    def choose_preset(self, preset: str) -> None:
+        """Take the preset that a person chose; one step back undoes it."""
+        self.preset_chosen = True
+        self.change(self.draft.with_preset(preset))
+
     def suggest_preset(self, preset: str) -> None:
-        """Begin with another preset; nothing to be undone, as nobody chose the one before."""
-        self.history.replace_present(self.history.draft.with_preset(preset))
+        """Start from another preset, unless a person has chosen one or changed a setting.
+
+        It cannot be undone, since nobody chose the one before.
+        """
+        if not self.preset_chosen and not self.draft.edits:
+            self.history.replace_present(self.history.draft.with_preset(preset))
+
+    def take_config(self, config: RunConfig) -> None:
+        """Take the settings of a file or a run, as differences from the present preset."""
+        self.preset_chosen = True
+        self.change(self.draft.with_config(config))
 
     def undo(self) -> bool:
         """Go one step back."""
@@ -124,6 +143,10 @@ class SetupPlan:
         """Take in what was measured for the settings that had this `cost_key`."""
         self._measured[key] = measurement
 
+    def take_paces(self, paces: dict[tuple[object, ...], Pace]) -> None:
+        """Take in how fast earlier runs were."""
+        self.paces = paces
+
     @property
     def pace(self) -> Pace | None:
         """How fast a run of the same shape was, if it ran on this machine."""
@@ -133,9 +156,11 @@ class SetupPlan:
 
     @property
     def compiles(self) -> bool:
-        """Whether the run will have its steps compiled, which the estimate of time knows not of."""
-        seconds = self.cost.seconds if not self.several else None
-        return will_compile(self.checked.config, seconds)
+        """Whether the run will compile its steps, which the estimate of time does not include."""
+        config = self.checked.config
+        if self.several and chosen_cost(config, self.each_device).sharding == "full":
+            return False
+        return choose_beforehand(config, self.vocabulary_size, self.device).compiles
 
     @property
     def cost(self) -> Preflight:
@@ -179,10 +204,17 @@ class SetupPlan:
             disk_free=self.disk_free,
         )
 
+    @property
+    def problems(self) -> list[str]:
+        """What stands in the way of starting, corpus and device included."""
+        error = self.device_errors.get(self.device_name, "")
+        found = [UNREADABLE] if self.facts.error else []
+        return found + ([error] if error else []) + self.cost.problems
+
     def default_name(self) -> str:
         """Return a free name made of corpus and preset."""
         stem = self.facts.name or self.facts.spec.removeprefix("builtin:")
-        return free_name(self.runs_dir, f"{Path(stem).stem}-{self.draft.preset}")
+        return free_name(self.runs_dir, Path(stem).stem, f"-{self.draft.preset}")
 
     def name_error(self, name: str) -> str:
         """Return why no run can have this name, or nothing; existing runs are not overwritten."""
@@ -203,7 +235,7 @@ class SetupPlan:
         )
 
     def look_at_disk(self) -> None:
-        """See how much room there is for checkpoints."""
+        """Find out how much disk space there is for checkpoints."""
         folder = self.runs_dir.absolute()
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent

@@ -8,22 +8,22 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.content import Content
 
-from megatron_model.distributed_cost import DeviceCost
-from megatron_model.preflight import MUCH_REPETITION, Preflight
-from megatron_model.text import safe
-from megatron_tui import formatting
-from megatron_tui.known_pace import Pace
-from megatron_tui.several_devices import Part, several_rows
-from megatron_tui.widgets.panel import Panel, Text
+from megatron_model.planning.device_cost import DeviceCost
+from megatron_model.planning.preflight import MUCH_REPETITION, Preflight
+from megatron_model.util.text import safe
+from megatron_tui.services.past_speed import Pace
+from megatron_tui.setup.device_rows import Part, several_rows
+from megatron_tui.ui import formatting
+from megatron_tui.ui.panel import Label, Panel
 
 LABEL_WIDTH = 8
 
 
 class PreflightCard(Panel):
-    """Problems in red, figures, warnings; `note` says what is not known yet."""
+    """Problems in red, figures, warnings; and a note on what is not known yet."""
 
     EXPLANATION: ClassVar[str] = (
-        "What the run will cost, worked out anew with every change. Memory is weights, gradients, "
+        "What the run will cost, recalculated with every change. Memory is weights, gradients, "
         "optimizer and the activations of one pass; time is an estimate until it is measured with "
         "real steps. Of several devices the card tells what each needs, and what it sends to the "
         "others in a step: with the whole model (DDP), and with a part of it (FSDP2). A red card "
@@ -35,7 +35,7 @@ class PreflightCard(Panel):
 
     def compose(self) -> ComposeResult:
         """One text."""
-        yield Text()
+        yield Label()
 
     def show(
         self,
@@ -48,20 +48,21 @@ class PreflightCard(Panel):
         each: Sequence[DeviceCost] = (),
         pace: Pace | None = None,
         compiles: bool = False,
+        notes: Sequence[str] = (),
     ) -> None:
         """Write the card; `device` is where the run would compute.
 
         `each` is what every one of several devices needs: with the whole model, and with a part.
-        `pace` is that of an earlier run; `compiles` says that the estimate of time is for what the
-        run will do faster than it is estimated.
+        `pace` is that of an earlier run; with `compiles` the run will be faster than the estimate
+        of time, which is for uncompiled steps; `notes` are about the text.
         """
         self.set_class(bool(problems), "-problem")
-        self.set_title("preflight: not like this" if problems else "preflight")
+        self.set_title("preflight: problems" if problems else "preflight")
         self.set_subtitle(device)
         # What stands in the way comes first: on a small terminal the end of the card is cut off.
         lines = [Content.styled(f"✗ {safe(problem)}", "$error") for problem in problems]
         if problems and fixable:
-            lines.append(Content.assemble(("F", "bold $primary"), " changes what is needed"))
+            lines.append(Content.assemble(("F", "bold $primary"), " makes the changes needed"))
         if note:
             lines.append(Content.styled(note, "$accent"))
         lines += [
@@ -72,7 +73,8 @@ class PreflightCard(Panel):
             lines.append(Content.styled(f"! {safe(warning)}", "$warning"))
         if result.warnings and fixable and not problems:
             lines.append(Content.assemble(("F", "bold $primary"), " takes fewer steps"))
-        self.query_one(Text).show(Content("\n").join(lines), layout=True)
+        lines += [Content.styled(safe(note, one_line=True), "$quiet") for note in notes]
+        self.query_one(Label).show(Content("\n").join(lines), layout=True)
 
 
 def preflight_rows(
@@ -83,7 +85,7 @@ def preflight_rows(
     compiles: bool = False,
 ) -> list[tuple[str | None, list[Part]]]:
     """Return the label and the styled parts of each figure."""
-    # The words of the problem say it too: colour alone means nothing.
+    # The problem says it in words, too: colour alone is not enough.
     style = {True: "bold $success", False: "bold $error", None: "bold"}[result.fits]
     memory = [(formatting.size(result.total_bytes), style)]
     if result.memory_free is not None:

@@ -7,8 +7,8 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from megatron_model.text import safe
-from megatron_tui.widgets.panel import Panel, Text
+from megatron_model.util.text import safe
+from megatron_tui.ui.panel import Label, Panel
 
 
 class PreviewPanel(Panel, can_focus=True):
@@ -39,8 +39,8 @@ class PreviewPanel(Panel, can_focus=True):
 
     def compose(self) -> ComposeResult:
         """One text."""
-        yield Text()
+        yield Label()
 
     def show(self, text: str) -> None:
         """Show another text."""
-        self.query_one(Text).show(safe(text).expandtabs(4), layout=True)
+        self.query_one(Label).show(safe(text).expandtabs(4), layout=True)

@@ -1,4 +1,4 @@
-"""The run to be: its preset, its name, and the command that would start it without a screen."""
+"""The planned run: its preset, its name, and the command that starts it without a screen."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Button, Input
 
-from megatron_model.presets import PRESETS
-from megatron_model.text import safe
-from megatron_tui.widgets.choice import Choice
-from megatron_tui.widgets.panel import Panel, Text
+from megatron_model.config.presets import PRESETS
+from megatron_model.util.text import safe
+from megatron_tui.ui.choice import Choice
+from megatron_tui.ui.panel import Label, Panel
 
 
 class RunPanel(Panel):
-    """Preset, name and command; `Choice.Changed` and `Input.Changed` say what was made of them."""
+    """Preset, name and command; changes arrive as `Choice.Changed` and `Input.Changed`."""
 
     EXPLANATION: ClassVar[str] = (
-        "The preset is a named set of settings to begin with; left and right go through them, P "
+        "The preset is a named set of settings to start from; left and right step through them, P "
         "lists them with what they cost on this machine. The name is that of the run's folder; an "
         "existing run is never overwritten. The command below starts the same run without a "
         "screen, and c copies it."
@@ -32,16 +32,16 @@ class RunPanel(Panel):
     def compose(self) -> ComposeResult:
         """Four rows."""
         with Horizontal(classes="row"):
-            yield Text("preset", classes="name")
+            yield Label("preset", classes="name")
             yield Choice(list(PRESETS), self._preset, id="preset")
             yield Button("Start", id="start", variant="primary", compact=True)
-        yield Text(classes="description")
+        yield Label(classes="description")
         with Horizontal(classes="row"):
-            yield Text("name", classes="name")
+            yield Label("name", classes="name")
             name = Input(id="name", compact=True, select_on_focus=False)
             name.cursor_blink = False
             yield name
-        yield Text(classes="command")
+        yield Label(classes="command")
 
     @property
     def run_name(self) -> str:
@@ -51,8 +51,8 @@ class RunPanel(Panel):
     def show(self, preset: str, command: str, name_error: str) -> None:
         """Show the preset, and the command or what is wrong with the name."""
         self.query_one("#preset", Choice).value = preset
-        self.query_one(".description", Text).show(PRESETS[preset].description)
-        line = self.query_one(".command", Text)
+        self.query_one(".description", Label).show(PRESETS[preset].description)
+        line = self.query_one(".command", Label)
         if name_error:
             line.show(Content.styled(f"✗ {safe(name_error, one_line=True)}", "$error"))
         else:

@@ -6,9 +6,10 @@ import os
 import shlex
 from pathlib import Path
 
-from megatron_model.corpus import BUILTIN_PREFIX
-from megatron_model.run_folder import default_runs_dir
-from megatron_tui.setup_draft import SetupDraft, form_fields
+from megatron_model.data.corpus import BUILTIN_PREFIX
+from megatron_model.run.folder import default_runs_dir
+from megatron_model.util.errors import RequestError
+from megatron_tui.ui.draft import SetupDraft, form_fields
 
 SHORT_PATH = 24
 
@@ -28,9 +29,16 @@ def train_command(draft: SetupDraft, *, corpus: str, name: str, runs_dir: Path) 
         if key in draft.edits:
             words += ["--set", f"{key}={draft.edits[key]}"]
     words += ["--name", name]
-    if runs_dir.absolute() != default_runs_dir().absolute():
+    if runs_dir.absolute() != _default_runs_dir():
         words += ["--runs-dir", str(runs_dir.absolute())]
     return words
+
+
+def _default_runs_dir() -> Path | None:
+    try:
+        return default_runs_dir().absolute()
+    except RequestError:  # a user without a home has none
+        return None
 
 
 def for_shell(words: list[str]) -> str:

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.message import Message
-from textual.worker import get_current_worker
 
-from megatron_model.text import safe
-from megatron_tui import formatting
-from megatron_tui.corpus_facts import CorpusFacts, EncodingProblem
-from megatron_tui.encoding_choice import encoding_choices
-from megatron_tui.screens.modal import ModalScreen
-from megatron_tui.screens.pick import Entry, Pick
-from megatron_tui.widgets.character_table import CharacterTable
-from megatron_tui.widgets.key_hints import KeyHints
-from megatron_tui.widgets.panel import Panel, Text
-from megatron_tui.xray_facts import XrayFacts, xray
+from megatron_model.config.fields import PRESENT_RULES
+from megatron_model.util.text import plural, safe
+from megatron_tui.setup.character_table import CharacterTable
+from megatron_tui.setup.corpus_facts import CorpusFacts, EncodingProblem
+from megatron_tui.setup.encoding_pick import encoding_pick
+from megatron_tui.setup.xray_facts import XrayFacts, xray
+from megatron_tui.ui import formatting
+from megatron_tui.ui.background import background_of
+from megatron_tui.ui.key_hints import KeyHints
+from megatron_tui.ui.modal import ModalScreen
+from megatron_tui.ui.panel import Label, Panel
 
 if TYPE_CHECKING:
-    from megatron_model.corpus_report import CharacterCount, CorpusReport
+    from megatron_model.config.fields import Errors
+    from megatron_model.data.report import CharacterCount, CorpusReport
 
 ORDERS = {"count": "most frequent first", "rare": "rarest first", "code": "by code point"}
 
@@ -38,20 +36,21 @@ class XrayScreen(ModalScreen[str | None]):
     AUTO_FOCUS = "CharacterTable"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "encoding", "Encoding", tooltip="Choose an encoding", id="xray.encoding"),
-        Binding("s", "sort", "Sort", tooltip="Sort the characters otherwise", id="xray.sort"),
+        Binding("s", "sort", "Sort", tooltip="Change the order of the characters", id="xray.sort"),
         Binding("escape,x,q", "close", "Close", tooltip="Close the X-ray", id="xray.close"),
     ]  # fmt: skip
 
-    @dataclass
-    class Found(Message):
-        """More is known."""
-
-        facts: XrayFacts
-
-    def __init__(self, spec: str, encoding: str, validation_fraction: float) -> None:
+    def __init__(
+        self,
+        spec: str,
+        encoding: str,
+        validation_fraction: float,
+        errors: Errors = "stop",
+        rules: int = PRESENT_RULES,
+    ) -> None:
         super().__init__()
         self._validation_fraction = validation_fraction
-        self.facts = XrayFacts(spec, encoding)
+        self.facts = XrayFacts(spec, encoding, errors, rules)
         self.order = "count"
 
     def compose(self) -> ComposeResult:
@@ -62,31 +61,31 @@ class XrayScreen(ModalScreen[str | None]):
                     VerticalScroll(classes="facts", can_focus=False),
                     Panel("text", id="xray-text"),
                 ):
-                    yield Text()
+                    yield Label()
                 with Panel("characters", id="xray-characters"):
                     yield CharacterTable()
             yield KeyHints()
 
     def on_mount(self) -> None:
-        """Begin to look."""
+        """Begin to read."""
         self._show()
         self._look()
 
-    @work(thread=True, exit_on_error=False)
     def _look(self) -> None:
-        worker = get_current_worker()
         facts = self.facts
-        for found in xray(facts.spec, facts.encoding, self._validation_fraction):
-            if worker.is_cancelled:
-                return
-            if found is not facts:
-                self.post_message(self.Found(found))
-            facts = found
+        background_of(self)(
+            lambda: xray(
+                facts.spec, facts.encoding, self._validation_fraction, facts.errors, facts.rules
+            ),
+            self._take,
+            group="xray",
+        )
 
-    @on(Found)
-    def _found(self, message: Found) -> None:
-        self.facts = message.facts
-        self._show()
+    def _take(self, facts: XrayFacts) -> None:
+        # The same facts come again and again while the text is read, so that it can be stopped.
+        if facts is not self.facts:
+            self.facts = facts
+            self._show()
 
     def action_sort(self) -> None:
         """Take the next order."""
@@ -121,23 +120,13 @@ class XrayScreen(ModalScreen[str | None]):
         facts = self.facts
         panel = self.query_one("#xray-text", Panel)
         panel.set_title(f"X-ray of {facts.name or facts.spec}")
-        panel.query_one(Text).show(Content("\n").join(xray_lines(facts)), layout=True)
+        panel.query_one(Label).show(Content("\n").join(xray_lines(facts)), layout=True)
         table = self.query_one("#xray-characters", Panel)
-        table.set_title(f"{len(facts.table):,} characters" if facts.table else "characters")
+        table.set_title(plural(len(facts.table), "character") if facts.table else "characters")
         table.set_subtitle(ORDERS[self.order] if facts.table else "")
         self.query_one(CharacterTable).show(ordered(facts.table, self.order))
         doing = Content.styled(f"{facts.doing}…", "$accent") if facts.doing else ""
         self.query_one(KeyHints).show_note(doing)
-
-
-def encoding_pick(facts: CorpusFacts, present: str) -> Pick:
-    """Return the dialog that chooses an encoding for a corpus."""
-    choices = encoding_choices(facts, present)
-    width = max(len(what) for _, what, _ in choices)
-    entries = [Entry(name, name, f"{what:<{width}}  {text}") for name, what, text in choices]
-    # Where the text does not decode, the cursor begins on what it is likely to be in.
-    chosen = facts.problem.guess if facts.problem is not None and facts.problem.guess else present
-    return Pick("Read the corpus in which encoding?", entries, chosen, "Read it so")
 
 
 def ordered(table: tuple[CharacterCount, ...], order: str) -> tuple[CharacterCount, ...]:
@@ -186,7 +175,7 @@ def _encoding_lines(report: CorpusReport) -> list[Content]:
         if problem.guess is not None:
             sure = formatting.percent(problem.guess.confidence)
             lines.append(_row("guess", f"{problem.guess.encoding}, {sure} sure"))
-            lines.append(Content.assemble(("e", "bold $primary"), " reads it in that or another"))
+            lines.append(Content.assemble(("e", "bold $primary"), " chooses that or another"))
     ends = report.line_ends
     if ends is not None:
         kinds = [
@@ -207,14 +196,14 @@ def _entropy_lines(facts: XrayFacts) -> list[Content]:
     lines = [
         Content(""),
         Content.styled("bits per character", "bold"),
-        _row("any", f"{_bits(math.log(len(facts.table)))}  all alike"),
+        _row("uniform", f"{_bits(math.log(len(facts.table)))}  all alike"),
         _row("unigram", f"{_bits(facts.unigram_entropy)}  by frequency"),
     ]
     if facts.text is not None:
         trigram = facts.text.trigram_entropy
         known = formatting.MISSING if trigram is None else _bits(trigram)
         lines.append(_row("trigram", f"{known}  from two before"))
-        lines.append(Content.styled("A model that learned is below all three.", "$quiet"))
+        lines.append(Content.styled("A trained model is below all three.", "$quiet"))
     return lines
 
 

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from megatron_model.errors import RequestError
+from megatron_model.config.fields import PRESENT_RULES
+from megatron_model.util.errors import RequestError
 
 if TYPE_CHECKING:
-    from megatron_model.corpus_report import CharacterCount, CorpusReport, TextReport
-    from megatron_model.token_cache import PreparedCorpus
+    from megatron_model.config.fields import Errors
+    from megatron_model.data.report import CharacterCount, CorpusReport, TextReport
+    from megatron_model.data.token_cache import PreparedCorpus
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,8 @@ class XrayFacts:
 
     spec: str
     encoding: str
+    errors: Errors = "stop"
+    rules: int = PRESENT_RULES
     name: str = ""
     size: int | None = None
     files: int = 0
@@ -32,9 +36,15 @@ class XrayFacts:
     error: str = ""
 
 
-def xray(spec: str, encoding: str, validation_fraction: float) -> Iterator[XrayFacts]:
+def xray(
+    spec: str,
+    encoding: str,
+    validation_fraction: float,
+    errors: Errors = "stop",
+    rules: int = PRESENT_RULES,
+) -> Iterator[XrayFacts]:
     """Look through a corpus; stop by not asking for more."""
-    known = XrayFacts(spec, encoding)
+    known = XrayFacts(spec, encoding, errors, rules)
     try:
         for facts in _look(known, validation_fraction):
             known = facts
@@ -46,11 +56,11 @@ def xray(spec: str, encoding: str, validation_fraction: float) -> Iterator[XrayF
 
 
 def _look(facts: XrayFacts, validation_fraction: float) -> Iterator[XrayFacts]:
-    from megatron_model.corpus import find_corpus
-    from megatron_model.corpus_report import inspect_corpus, inspect_text
-    from megatron_model.token_cache import prepare_corpus
+    from megatron_model.data.corpus import find_corpus
+    from megatron_model.data.report import inspect_corpus, inspect_text
+    from megatron_model.data.token_cache import prepare_corpus
 
-    source = find_corpus(facts.spec)
+    source = find_corpus(facts.spec, facts.rules)
     facts = replace(
         facts,
         name=source.name,
@@ -59,16 +69,16 @@ def _look(facts: XrayFacts, validation_fraction: float) -> Iterator[XrayFacts]:
         doing="looking at encodings and line ends",
     )
     yield facts
-    report = inspect_corpus(source, facts.encoding)
+    report = inspect_corpus(source, facts.encoding, errors=facts.errors)
     facts = replace(facts, report=report, doing="" if report.problem else "counting characters")
     yield facts
     if report.problem is not None:
         return
-    preparing = prepare_corpus(source, facts.encoding)
+    preparing = prepare_corpus(source, facts.encoding, errors=facts.errors)
     while True:
         try:
             next(preparing)
-            yield facts  # somebody may have lost interest
+            yield facts  # a chance to stop asking
         except StopIteration as finished:
             prepared: PreparedCorpus = finished.value
             break
@@ -84,7 +94,7 @@ def _look(facts: XrayFacts, validation_fraction: float) -> Iterator[XrayFacts]:
 
 
 def _table(prepared: PreparedCorpus) -> tuple[CharacterCount, ...]:
-    from megatron_model.corpus_report import CharacterCount, describe_name
+    from megatron_model.data.report import CharacterCount, describe_name
 
     pairs = sorted(zip(prepared.vocabulary, prepared.counts, strict=True), key=lambda p: -p[1])
     return tuple(

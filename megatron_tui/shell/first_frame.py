@@ -1,19 +1,16 @@
 """What is on screen before anything else is ready: header, empty frames, keys.
 
-Setting up the first screen takes longer than drawing this one. Keys typed meanwhile are kept and
-handed on to the screen that comes.
+Setting up the first screen takes longer than drawing this one. Keys typed meanwhile wait for the
+screen that comes.
 """
 
 from __future__ import annotations
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
-from textual.events import Key
 
-from megatron_tui.screens.workbench_screen import WorkbenchScreen
-from megatron_tui.widgets.panel import Panel
-
-MOST_KEYS = 200
+from megatron_tui.shell.workbench_screen import WorkbenchScreen
+from megatron_tui.ui.panel import Panel
 
 
 class FirstFrame(WorkbenchScreen):
@@ -36,10 +33,6 @@ class FirstFrame(WorkbenchScreen):
     }
     """
 
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)  # type: ignore[arg-type]
-        self.typed: list[Key] = []
-
     def compose_body(self) -> ComposeResult:
         """Return the frames."""
         with Horizontal():
@@ -50,10 +43,3 @@ class FirstFrame(WorkbenchScreen):
                 id="left",
             )
             yield Vertical(Panel("run", id="about"), Panel("settings", id="settings"))
-
-    def on_key(self, event: Key) -> None:
-        """Keep what is typed ahead."""
-        event.stop()
-        event.prevent_default()
-        if len(self.typed) < MOST_KEYS:
-            self.typed.append(event)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from textual.content import Content
 from textual.reactive import reactive
 
-from megatron_tui import formatting
-from megatron_tui.open_run import OpenRun, Standing
-from megatron_tui.widgets.panel import Text
+from megatron_tui.services.run_handle import RunHandle, Standing
+from megatron_tui.ui import formatting
+from megatron_tui.ui.panel import Label
 
 MODES = {"setup": "Setup", "training": "Training", "generation": "Generation", "runs": "Runs"}
 """The screens by their mode, in the order of their keys."""
@@ -20,11 +20,13 @@ SIGNS: dict[Standing, tuple[str, str]] = {
     "running": ("●", "$success"),
     "paused": ("‖", "$accent"),
     "stopping": ("◌", "$accent"),
-    "leaving": ("◌", "$accent"),
+    "detaching": ("◌", "$accent"),
     "stopped": ("■", "$accent"),
     "finished": ("✓", "$success"),
     "failed": ("✗", "$error"),
     "interrupted": ("!", "$warning"),
+    "unreadable": ("?", "$error"),
+    "reading": ("…", "$quiet"),
 }
 """How each standing of a run looks, beside its word."""
 
@@ -46,7 +48,7 @@ class RunSummary:
     """The time budget that ended the run, if that was so."""
 
     @classmethod
-    def of(cls, run: OpenRun) -> RunSummary:
+    def of(cls, run: RunHandle) -> RunSummary:
         """Summarize an open run."""
         state = run.state
         # Rounded, so that the line is repainted when it says something new.
@@ -61,7 +63,7 @@ class RunSummary:
         """Return where the run is, in more and in fewer words."""
         step, word = f"{self.step:,}", "" if self.standing == "running" else f"{self.standing} "
         if self.budget:
-            done = f"{word}{step} steps in {self.budget}"
+            done = f"{word}{formatting.plural(self.step, 'step')} in {self.budget}"
             return [f"{done}, its time budget", done, f"{word}{step}"]
         of = f" of {self.steps:,}" if self.steps else ""
         known = self.remaining not in ("", formatting.MISSING)
@@ -71,7 +73,7 @@ class RunSummary:
         return [long, short, f"{word}{step}"]
 
 
-class WorkbenchHeader(Text):
+class WorkbenchHeader(Label):
     """Name, screens, run."""
 
     DEFAULT_CSS = """

@@ -11,10 +11,10 @@ from textual.content import Content
 from textual.dom import DOMNode
 from textual.screen import Screen
 
-from megatron_tui.screens.modal import ModalScreen
-from megatron_tui.widgets.key_bar import shown_key
-from megatron_tui.widgets.key_hints import KeyHints
-from megatron_tui.widgets.panel import Panel, Text
+from megatron_tui.ui.key_bar import shown_key
+from megatron_tui.ui.key_hints import KeyHints
+from megatron_tui.ui.modal import ModalScreen
+from megatron_tui.ui.panel import Label, Panel
 
 KEYS_WIDTH = 12
 
@@ -46,7 +46,7 @@ class HelpScreen(ModalScreen[None]):
         """Panel, screen, everywhere."""
         with Vertical(classes="help"):
             with VerticalScroll(can_focus=False):
-                yield Text(self._everything())
+                yield Label(self._everything())
             yield KeyHints(note="keys.toml changes keys")
 
     def action_close(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from textual.app import App, SystemCommand
 from textual.screen import Screen
 
-from megatron_tui.widgets.key_bar import shown_key
+from megatron_tui.ui.key_bar import shown_key
 
 
 def screen_commands(app: App[Any], screen: Screen[Any]) -> Iterator[SystemCommand]:

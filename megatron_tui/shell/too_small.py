@@ -5,8 +5,8 @@ from __future__ import annotations
 from textual.app import ComposeResult
 from textual.geometry import Size
 
-from megatron_tui.screens.modal import ModalScreen
-from megatron_tui.widgets.panel import Text
+from megatron_tui.ui.modal import ModalScreen
+from megatron_tui.ui.panel import Label
 
 MINIMUM = Size(80, 24)
 
@@ -23,11 +23,11 @@ class TooSmall(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """One sentence."""
-        yield Text()
+        yield Label()
 
     def show(self, size: Size) -> None:
         """Name the sizes."""
-        self.query_one(Text).show(
+        self.query_one(Label).show(
             f"This terminal is {size.width} x {size.height}; "
             f"the workbench needs {MINIMUM.width} x {MINIMUM.height}. "
             "Enlarge it and everything comes back; training goes on meanwhile. ctrl+q quits.",

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from textual.app import ComposeResult
-from textual.events import Resize, ScreenResume
+from textual.events import ScreenResume
 from textual.geometry import Size
 from textual.screen import Screen
+from textual.widget import Widget
 
-from megatron_tui.open_run import OpenRun
-from megatron_tui.sparing import SparingCompositor
-from megatron_tui.widgets.header import RunSummary, WorkbenchHeader
-from megatron_tui.widgets.key_bar import KeyBar
-from megatron_tui.workbench import Workbench
+from megatron_tui.services.run_handle import RunHandle
+from megatron_tui.services.workbench import Workbench
+from megatron_tui.shell.header import RunSummary, WorkbenchHeader
+from megatron_tui.ui.key_bar import KeyBar
+
+
+class StyleBasis(NamedTuple):
+    """What the styles of a screen rest on."""
+
+    theme: str
+    app_focus: bool
+    size: Size
+    app_classes: frozenset[str]
+    focused: Widget | None
 
 
 class WorkbenchScreen(Screen[None]):
@@ -31,27 +41,9 @@ class WorkbenchScreen(Screen[None]):
 
     def __init__(self, workbench: Workbench) -> None:
         super().__init__()
-        self._compositor = SparingCompositor()
-        self._styled_for: object = None
-        """What the styles of the screen rest on, as it was when another one came in front."""
-        self.fitted: Size | None = None
-        """The size it was made for, until the terminal says another one, or the same once more."""
         self.workbench = workbench
-
-    def fit(self, size: Size) -> None:
-        """Take the classes for a size beforehand, so as to be styled, laid out and painted once."""
-        self.fitted = size
-        wide = self._get_breakpoint_classes(size.width, self.HORIZONTAL_BREAKPOINTS)
-        high = self._get_breakpoint_classes(size.height, self.VERTICAL_BREAKPOINTS)
-        self.add_class(*wide, *high, update=False)
-
-    async def _on_resize(self, event: Resize) -> None:
-        # App, terminal and first layout each say the size that it was made for: painted thrice.
-        if event.size == self.fitted == self.size:
-            event.stop()
-            event.prevent_default()
-        else:
-            self.fitted = None
+        self._styled_for: StyleBasis | None = None
+        """What its styles rested on when another screen came in front."""
 
     def compose(self) -> ComposeResult:
         """Header, the screen's own part, keys."""
@@ -61,12 +53,13 @@ class WorkbenchScreen(Screen[None]):
 
     def compose_body(self) -> ComposeResult:
         """Return what is between header and keys."""
-        raise NotImplementedError
+        return ()
 
     def on_screen_resume(self, event: ScreenResume | None = None) -> None:
         """Catch up with what happened while another screen was in front."""
         if event is not None:
-            # Finding every style anew would be half of what changing the screen costs.
+            # Textual hands an event to the class that is derived first. Looking every style up
+            # again is half of what changing the screen costs.
             event.refresh_styles = event.refresh_styles and self._styled_for != self._style_basis()
         self.update_run()
 
@@ -74,9 +67,9 @@ class WorkbenchScreen(Screen[None]):
         """Remember what the styles rest on."""
         self._styled_for = self._style_basis()
 
-    def _style_basis(self) -> object:
+    def _style_basis(self) -> StyleBasis:
         app = self.app
-        return app.theme, app.app_focus, app.size, frozenset(app.classes), self.focused
+        return StyleBasis(app.theme, app.app_focus, app.size, frozenset(app.classes), self.focused)
 
     def update_run(self) -> None:
         """Show the present state of the run."""
@@ -90,8 +83,8 @@ class WorkbenchScreen(Screen[None]):
         header.summary = RunSummary.of(spoken_of) if spoken_of else None
         self.show_run(training.shown)
 
-    def show_run(self, run: OpenRun | None) -> None:
+    def show_run(self, run: RunHandle | None) -> None:
         """Show what the screen has to say about the run on show."""
 
-    def engine_loaded(self) -> None:
+    def torch_loaded(self) -> None:
         """Take in that torch is there and the device is known, or why not."""

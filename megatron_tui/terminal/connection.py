@@ -23,7 +23,7 @@ SLACK = 0.05
 """A timer may be early."""
 
 
-class Line:
+class Connection:
     """Counts what is sent, times the terminal's answers, and says how often to draw."""
 
     def __init__(self, *, remote: bool, clock: Callable[[], float] = time.monotonic) -> None:
@@ -39,7 +39,7 @@ class Line:
         self._drawn = -SLOWEST
 
     @classmethod
-    def of_terminal(cls) -> Line:
+    def of_terminal(cls) -> Connection:
         """Return the line to the terminal of this process."""
         return cls(remote=bool(os.environ.get("SSH_CONNECTION")))
 

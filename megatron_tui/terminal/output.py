@@ -11,22 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_GROUPS = {
-    "-": "─–",
-    "=": "━",
-    "|": "│┃▉▊▋▌▍▎▏‖",
-    "+": "╭╮╰╯┌┐└┘├┤┬┴┼",
-    "o": "○◌",
-    "*": "●◆•",
-    "v": "✓▾",
-    "x": "✗×",
-    ">": "▸❯",
-    "<": "◂",
-    "^": "▴",
-    ".": "…",
-    "#": "■█▇▆▅▄▃▂▁",
-}
-_LOOKALIKES = {ord(glyph): plain for plain, glyphs in _GROUPS.items() for glyph in glyphs}
+from megatron_model.util.fallback import do_without
+from megatron_model.util.text import safe
+from megatron_tui.terminal.ascii import lookalike
+from megatron_tui.textual_patches.streams import draw_on
 
 
 class MeteredFile(io.FileIO):
@@ -44,14 +32,14 @@ class MeteredFile(io.FileIO):
         return count
 
 
-def isolate_native_output(log: Path, wrote: Callable[[int, float], None]) -> None:
+def isolate_native_output(log: Path | None, wrote: Callable[[int, float], None]) -> None:
     """Give Textual a private copy of the terminal and point file descriptors 1 and 2 to `log`.
 
     CUDA, OpenMP and libc write there past Python; on the terminal they would tear the screen.
-    `wrote` hears of every write to the terminal, from the thread that does it. Call once, before
-    the app runs.
+    `wrote` hears of every write to the terminal, from the thread that does it. Without a log, or
+    where it cannot be written, what they write is dropped. Call once, before the app runs.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
+    noise = _open_log(log)
     codecs.register_error("lookalike", lookalike)
     terminal = os.dup(2)
     encoding = sys.stderr.encoding or "utf-8"
@@ -61,31 +49,28 @@ def isolate_native_output(log: Path, wrote: Callable[[int, float], None]) -> Non
         errors="lookalike",
         line_buffering=True,
     )
-    # Textual draws on the one, asks the other for the terminal's size, and prints a crash to the
-    # third after it put the terminal back.
-    sys.__stderr__ = sys.__stdout__ = sys.stderr = stream  # type: ignore[misc]
-    noise = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    draw_on(stream)
     os.dup2(noise, 1)
     os.dup2(noise, 2)
     os.close(noise)
 
 
-def lookalike(error: UnicodeError) -> tuple[str, int]:
-    """Replace what an encoding other than UTF-8 cannot write; a handler for `codecs`.
+def _open_log(log: Path | None) -> int:
+    if log is not None:
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o600)
+        except OSError as error:
+            do_without(
+                f"Cannot write {safe(str(log))}: {error.strerror}; there is no log of this session."
+            )
+    return os.open(os.devnull, os.O_WRONLY)
 
-    Cell for cell: frames become ``+-|``, the dots of a curve ``.``, ``:`` or ``*`` by their number,
-    the rest ``?``.
-    """
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    text = error.object[error.start : error.end].translate(_LOOKALIKES)
-    return "".join(_ascii(character) for character in text), error.end
 
-
-def _ascii(character: str) -> str:
-    if character.isascii():
-        return character
-    dots = ord(character) - 0x2800
-    if 0 <= dots < 256:
-        return " .:*****"[min(7, dots.bit_count())]
-    return "?"
+def terminal_descriptor() -> int:
+    """Return the file descriptor of the terminal, for a program that is to have it."""
+    stream = sys.__stderr__
+    try:
+        return 2 if stream is None else stream.fileno()
+    except (OSError, ValueError):
+        return 2

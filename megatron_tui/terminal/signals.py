@@ -1,6 +1,6 @@
 """End well when the terminal goes or the process is told to: the run is saved or handed over.
 
-SIGTERM saves and ends. A terminal that hangs up, or takes nothing any more, ends the screen alone:
+SIGTERM saves and ends. A terminal that hangs up, or stops accepting output, ends the screen alone:
 a process of its own goes on with the run. Textual handles neither signal, and its event loop can
 be blocked by a stalled terminal; so the handlers are Python's own, and threads watch the terminal.
 """
@@ -16,6 +16,7 @@ import sys
 import termios
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ from textual.app import App
 SAVE_GRACE_SECONDS = 60.0
 SCREEN_GRACE_SECONDS = 3.0
 STALL_SECONDS = float(os.environ.get("MEGATRON_STALL_SECONDS", "60"))
-"""How long the screen may stand still, blocked by its terminal, before it is given up."""
+"""How long the terminal may block the screen before the screen is given up."""
 
 # Leave the alternate screen, show the cursor, switch off mouse reports and bracketed paste.
 _RESTORE = (
@@ -33,28 +34,30 @@ _RESTORE = (
 
 
 class Stoppable(Protocol):
-    """A worker that can be told to stop or to leave, and whose end can be waited for."""
+    """A worker that can be told to stop or to hand over, and whose end can be waited for."""
 
     idle: threading.Event
 
-    def leave(self) -> None:
+    def hand_over_or_stop(self) -> None:
         """Ask for another process to go on with the work; returns at once."""
 
     def stop(self) -> None:
         """Ask for the end; returns at once."""
 
 
-class Lifeline:
+class TerminalSignals:
     """SIGTERM, SIGHUP and a dead or stalled terminal, for an app with a trainer."""
 
     def __init__(self, trainer: Stoppable) -> None:
         self._trainer = trainer
         self._signal = 0
         self._beats = 0
+        self._aside = False
+        """Whether another program has the terminal."""
         self._app: App[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.screen_closed = threading.Event()
-        """Set by whoever ran the app, once it returned."""
+        """Set once the app has returned."""
         self._cooked: list[Any] | None = None
         with contextlib.suppress(termios.error, ValueError, OSError, AttributeError):
             # Taken before the app puts the terminal into raw mode.
@@ -74,6 +77,15 @@ class Lifeline:
         for watch in (self._watch_line, self._watch_screen):
             threading.Thread(target=watch, daemon=True, name="terminal watch").start()
 
+    @contextlib.contextmanager
+    def standing_aside(self) -> Iterator[None]:
+        """While another program has the terminal, a screen that is blocked is not given up."""
+        self._aside = True
+        try:
+            yield
+        finally:
+            self._aside = False
+
     def _beat(self) -> None:
         self._beats += 1
 
@@ -89,15 +101,15 @@ class Lifeline:
         self._end(signal.SIGHUP)
 
     def _watch_screen(self) -> None:
-        """Notice an event loop that is blocked by a terminal which takes nothing any more.
+        """Notice an event loop that is blocked by a terminal which stopped accepting output.
 
-        Counted in turns of this thread, not by the clock: a laptop that slept is no stall.
+        Counted in turns of this thread, not by the clock: a laptop that slept did not stall.
         """
-        seen, still = -1, 0.0
-        while still < STALL_SECONDS:
+        seen, stalled = -1, 0.0
+        while stalled < STALL_SECONDS:
             if self.screen_closed.wait(1.0):
                 return
-            still = still + 1.0 if self._beats == seen else 0.0
+            stalled = stalled + 1.0 if self._beats == seen and not self._aside else 0.0
             seen = self._beats
         self._end(signal.SIGHUP)
 
@@ -113,8 +125,8 @@ class Lifeline:
         if number == signal.SIGTERM:
             self._trainer.stop()
         else:
-            self._trainer.leave()
-        threading.Thread(target=self._watch, daemon=True, name="lifeline").start()
+            self._trainer.hand_over_or_stop()
+        threading.Thread(target=self._watch, daemon=True, name="last save").start()
         if self._loop is not None and self._app is not None:
             app = self._app
             with contextlib.suppress(RuntimeError):  # the loop is closed: the screen is gone

@@ -9,12 +9,13 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
-from megatron_model.run_state import RunState
-from megatron_model.text import safe
-from megatron_tui import formatting
-from megatron_tui.curves import newest
+from megatron_model.events.schema import RunStarted
+from megatron_model.events.state import RunState, Status
+from megatron_model.util.text import safe
+from megatron_tui.training.curves import Newest, newest
+from megatron_tui.ui import formatting
 
 Kind: TypeAlias = Literal["failed", "not-a-number", "spike", "stall", "over-fitting"]
 
@@ -53,17 +54,36 @@ def alerts(state: RunState, now: float | None = None) -> list[Alert]:
     return AlertWatch().look(state, now)
 
 
+class _Seen(NamedTuple):
+    """What the alerts follow from, but for the clock."""
+
+    started: RunStarted | None
+    status: Status
+    error: str | None
+    best_step: int | None
+    train_loss: Newest | None
+    val_loss: Newest | None
+
+
 class AlertWatch:
-    """Looks again and again; goes through the curves only when there is something new in them."""
+    """Looks again and again; walks the curves only when there is something new in them."""
 
     def __init__(self) -> None:
-        self._seen: object = None
+        self.found: list[Alert] = []
+        """Everything there is to say, the most pressing first."""
+        self.chosen = 0
+        """Which of them is on show."""
+        self._seen: _Seen | None = None
         self._urgent: list[Alert] = []
         self._others: list[Alert] = []
 
+    def begin(self) -> None:
+        """Another run is looked at."""
+        self.chosen = 0
+
     def look(self, state: RunState, now: float | None = None) -> list[Alert]:
         """Return everything there is to say, the most pressing first; without a clock, no stall."""
-        seen = (
+        seen = _Seen(
             state.started, state.status, state.error, state.best_step,
             newest(state.train_loss), newest(state.val_loss),
         )  # fmt: skip
@@ -71,7 +91,19 @@ class AlertWatch:
             self._seen = seen
             self._urgent = [*_some(failed(state)), *_some(not_a_number(state))]
             self._others = [*_some(over_fitting(state)), *reversed(spikes(state))]
-        return [*self._urgent, *_some(stalled(state, now)), *self._others]
+        found = [*self._urgent, *_some(stalled(state, now)), *self._others]
+        if len(found) != len(self.found):
+            self.chosen = 0
+        self.found = found
+        return found
+
+    def step_to_go_to(self, cursor: int | None) -> int | None:
+        """Return the step of the chosen alert; with the cursor there already, choose the next."""
+        if not self.found:
+            return None
+        if self.found[self.chosen].step == cursor:
+            self.chosen = (self.chosen + 1) % len(self.found)
+        return self.found[self.chosen].step
 
 
 def _some(alert: Alert | None) -> list[Alert]:
@@ -88,7 +120,7 @@ def failed(state: RunState) -> Alert | None:
 
 
 def not_a_number(state: RunState) -> Alert | None:
-    """Return the first loss that is no finite number, if the latest one is none either."""
+    """Return the first loss that is NaN or infinity, if every one after it is too."""
     values = state.train_loss.values
     if not values or math.isfinite(values[-1]):
         return None
@@ -99,7 +131,7 @@ def not_a_number(state: RunState) -> Alert | None:
         "not-a-number",
         "error",
         state.train_loss.steps[first],
-        f"The train loss is no finite number since step {state.train_loss.steps[first]:,}.",
+        f"The train loss has been NaN or infinity since step {state.train_loss.steps[first]:,}.",
         "Stop (S) and fork (F) an earlier checkpoint with a lower learning rate.",
     )
 

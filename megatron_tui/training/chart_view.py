@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from megatron_model.run_state import RunState, Series
-from megatron_tui import formatting
-from megatron_tui.charts import LARGEST, Limits, growing_limit
+from megatron_model.events.state import RunState, Series
+from megatron_tui.plot.painter import LARGEST, Limits, growing_limit
+from megatron_tui.ui import formatting
 
 Unit: TypeAlias = Literal["nats", "bits", "perplexity"]
 XAxis: TypeAlias = Literal["step", "time", "characters"]

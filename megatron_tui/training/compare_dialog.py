@@ -14,13 +14,14 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 from textual.worker import get_current_worker
 
-from megatron_model.run_folder import RunFolder, list_runs
-from megatron_model.text import safe
-from megatron_tui import compare, formatting
-from megatron_tui.compare import COLOURS, SIGNS, Compared
-from megatron_tui.screens.modal import ModalScreen, Options
-from megatron_tui.widgets.key_hints import KeyHints
-from megatron_tui.widgets.panel import Text
+from megatron_model.run.folder import RunFolder, list_runs
+from megatron_model.util.text import safe
+from megatron_tui.training.difference_table import difference_table
+from megatron_tui.training.other_runs import COLOURS, SIGNS, Compared, read_run
+from megatron_tui.ui import formatting
+from megatron_tui.ui.key_hints import KeyHints
+from megatron_tui.ui.modal import ModalScreen, Options
+from megatron_tui.ui.panel import Label
 
 MANY = 200
 """So many runs are offered, the newest first."""
@@ -68,40 +69,40 @@ class CompareScreen(ModalScreen[tuple[Compared, ...]]):
         ),
     ]
 
-    def __init__(self, own: RunFolder, state: Compared, marked: Sequence[Compared]) -> None:
+    def __init__(self, folder: RunFolder, own: Compared, marked: Sequence[Compared]) -> None:
         super().__init__()
-        self._own_folder, self._own = own, state
+        self._own_folder, self._own = folder, own
         self._folders: list[RunFolder] = []
         self.marked: list[Compared] = list(marked)
 
     def compose(self) -> ComposeResult:
         """Runs, differences, keys."""
         with Vertical(classes="compare"):
-            yield Text(Content.assemble((f"Compare {self._own.name} with", "bold")))
+            yield Label(Content.assemble((f"Compare {self._own.name} with", "bold")))
             yield RunList(markup=False)
             with VerticalScroll(can_focus=False):
-                yield Text(classes="table")
+                yield Label(classes="table")
             yield KeyHints()
 
     def on_mount(self) -> None:
         """List the runs."""
-        self._list()
+        self._read_list()
 
     def on_resize(self) -> None:
         """The table's columns depend on the width."""
         self.call_after_refresh(self._show_table)
 
     @work(thread=True, exclusive=True, group="compare", exit_on_error=False)
-    def _list(self) -> None:
+    def _read_list(self) -> None:
         found = [
             folder
             for folder in list_runs(self._own_folder.path.parent)
             if folder.path != self._own_folder.path
         ]
         if not get_current_worker().is_cancelled:
-            self.app.call_from_thread(self._take, found[:MANY])
+            self.app.call_from_thread(self._offer, found[:MANY])
 
-    def _take(self, folders: list[RunFolder]) -> None:
+    def _offer(self, folders: list[RunFolder]) -> None:
         self._folders = folders
         self._show_list()
         self._show_table()
@@ -124,14 +125,14 @@ class CompareScreen(ModalScreen[tuple[Compared, ...]]):
         return Content.assemble((f"  {SIGNS[place]} ", f"bold ${COLOURS[place]}"), (shown, "bold"))
 
     def _show_table(self) -> None:
-        text = self.query_one(".table", Text)
+        text = self.query_one(".table", Label)
         if not self._folders:
             text.show(Content.styled("There is no other run to compare with.", "$quiet"))
         elif not self.marked:
             text.show(Content.styled("Mark a run: its settings stand here beside these.", "$quiet"))
         else:
             width = max(40, self.query_one(VerticalScroll).size.width - 2)
-            text.show(compare.difference_table(self._own, self.marked, width), layout=True)
+            text.show(difference_table(self._own, self.marked, width), layout=True)
 
     @on(OptionList.OptionSelected)
     def _clicked(self) -> None:
@@ -155,11 +156,11 @@ class CompareScreen(ModalScreen[tuple[Compared, ...]]):
 
     @work(thread=True, group="compare-read", exit_on_error=False)
     def _read(self, folder: RunFolder) -> None:
-        run = compare.read_run(folder)
+        run = read_run(folder)
         if not get_current_worker().is_cancelled:
-            self.app.call_from_thread(self._add, run)
+            self.app.call_from_thread(self._mark, run)
 
-    def _add(self, run: Compared) -> None:
+    def _mark(self, run: Compared) -> None:
         if len(self.marked) < len(SIGNS) and all(run.name != other.name for other in self.marked):
             self.marked.append(run)
         self._show_list()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
-from megatron_model.run_state import RunState, Series
-from megatron_tui import formatting
-from megatron_tui.chart_layers import Mark, Reference
-from megatron_tui.chart_view import SMOOTHING, Axis, ChartView, Unit, in_unit
-from megatron_tui.charts import Curve, Plot, fit_limits
+from megatron_model.events.schema import DeviceSampled, RunStarted
+from megatron_model.events.state import RunState, Series
+from megatron_tui.plot.overlays import Mark, Reference
+from megatron_tui.plot.painter import Curve, Limits, Plot, between, fit_limits
+from megatron_tui.training.chart_view import SMOOTHING, Axis, ChartView, Unit, in_unit
+from megatron_tui.training.other_runs import OtherRun
+from megatron_tui.ui import formatting
 
 _SETTLING_POINTS = 10
 """How slowly smoothing sets in: the steep beginning of a run is not dragged along."""
@@ -22,18 +23,6 @@ LONGEST = 3.0
 """A run compared with is shown up to so many times the length of the one on show."""
 
 METRICS: tuple[Metric, ...] = ("memory", "gradient", "rate", "speed")
-
-
-@dataclass(frozen=True, eq=False)
-class OtherRun:
-    """Another run in the chart: compared with (`sign` is a letter), or the parent of a fork."""
-
-    name: str
-    state: RunState
-    sign: str
-    colour: str
-    until: float = math.inf
-    """The step from which on its curve is not shown."""
 
 
 def smooth(values: Sequence[float], kept: float) -> list[float]:
@@ -90,25 +79,52 @@ def loss_plot(state: RunState, view: ChartView, others: Sequence[OtherRun] = ())
     )
 
 
-def newest(series: Series) -> tuple[object, ...]:
+Newest: TypeAlias = tuple[int, int, float]
+"""How many points a curve has, and step and value of the last one."""
+
+
+def newest(series: Series) -> Newest | None:
     """Return what differs as soon as a curve does; points are only ever added or thinned out."""
-    return (len(series), series.steps[-1], series.values[-1]) if len(series) else ()
+    return (len(series), series.steps[-1], series.values[-1]) if len(series) else None
 
 
-def loss_data(state: RunState, view: ChartView, others: Sequence[OtherRun] = ()) -> object:
-    """Return what the loss plot is made of, in short: the same means the same picture."""
+class LossData(NamedTuple):
+    """What the loss plot is made of, in short: the same means the same picture."""
+
+    started: RunStarted | None
+    train: Newest | None
+    validation: Newest | None
+    best_step: int | None
+    limits: Limits
+    others: tuple[tuple[Newest | None, Newest | None], ...]
+
+
+class MetricData(NamedTuple):
+    """What the plots of the further measurements are made of, in short."""
+
+    started: RunStarted | None
+    speed: Newest | None
+    device: DeviceSampled | None
+    limits: Limits
+
+
+def loss_data(state: RunState, view: ChartView, others: Sequence[OtherRun] = ()) -> LossData:
+    """Return what `loss_plot` makes its picture of."""
     axis = Axis(state, view.x_axis)
-    drawn = [(newest(o.state.train_loss), newest(o.state.val_loss)) for o in others]
-    return (
-        state.started, newest(state.train_loss), newest(state.val_loss), state.best_step,
-        axis.limits(view, _furthest(axis, others)), drawn,
-    )  # fmt: skip
+    return LossData(
+        state.started,
+        newest(state.train_loss),
+        newest(state.val_loss),
+        state.best_step,
+        axis.limits(view, _furthest(axis, others)),
+        tuple((newest(o.state.train_loss), newest(o.state.val_loss)) for o in others),
+    )
 
 
-def metric_data(state: RunState, view: ChartView) -> object:
-    """Return what the further measurements are made of, in short."""
-    axis = Axis(state, view.x_axis)
-    return state.started, newest(state.speed), state.device, axis.limits(view)
+def metric_data(state: RunState, view: ChartView) -> MetricData:
+    """Return what `metric_plot` makes its pictures of."""
+    limits = Axis(state, view.x_axis).limits(view)
+    return MetricData(state.started, newest(state.speed), state.device, limits)
 
 
 def _furthest(axis: Axis, others: Sequence[OtherRun]) -> float:
@@ -168,14 +184,13 @@ def memory_unit(state: RunState) -> str:
 def _other_curves(
     other: OtherRun, axis: Axis, view: ChartView, end: float
 ) -> tuple[list[Curve], Mark | None]:
-    """Return another run's curves up to `end`, and its sign where they end.
+    """Return another run's curves, and its sign where they end, or leave the chart at `end`.
 
     A run compared with shows one curve, its validation loss where it has one: the eye follows a
     few lines, not twice as many. A parent shows both, dimmed.
     """
     state, own = other.state, Axis(other.state, axis.kind)
-    if math.isfinite(other.until):
-        end = min(end, own.place(other.until))
+    cut = own.place(other.until) if math.isfinite(other.until) else math.inf
     series = [state.val_loss] if other.sign and len(state.val_loss) > 1 else [state.train_loss]
     if not other.sign:
         series.append(state.val_loss)
@@ -183,12 +198,16 @@ def _other_curves(
     curves: list[Curve] = []
     for each in series:
         values = smooth(each.values, kept) if each is state.train_loss else each.values
-        xs, ys = _until(own.positions(each), _in_unit(values, view.unit), end)
+        xs, ys = _until(own.positions(each), _in_unit(values, view.unit), cut)
         curves.append(Curve(xs, ys, other.colour, (other.sign or ".").lower()))
     finite = [(x, y) for c in curves for x, y in zip(c.xs, c.ys, strict=True) if math.isfinite(y)]
     if not other.sign or not finite:
         return curves, None
-    x, y = max(finite)
+    last = max((point for point in finite if point[0] <= end), default=None)
+    following = min((point for point in finite if point[0] > end), default=None)
+    if last is None:
+        return curves, None
+    x, y = last if following is None else (end, between(last, following, end))
     return curves, Mark(x, y, other.colour, other.sign)
 
 

@@ -1,55 +1,20 @@
-"""Runs side by side: the ones laid over the loss chart, and what differs between them. Pure."""
+"""Runs side by side as a table: how they did, and what differs between their settings. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from textual.content import Content
 
-from megatron_model.config import RunConfig, differences, get_setting
-from megatron_model.errors import RequestError
-from megatron_model.run_folder import RunFolder
-from megatron_model.run_state import RunState
-from megatron_model.text import safe
-from megatron_tui import formatting
-from megatron_tui.branching import label
-from megatron_tui.curves import OtherRun
-from megatron_tui.setup_draft import value_text
-
-SIGNS = "ABCD"
-"""Letters of the runs compared with; no more of them: nobody can tell more lines apart."""
-COLOURS = ("chart-compare-1", "chart-compare-2", "chart-compare-3", "chart-compare-4")
+from megatron_model.config.fields import RunConfig, differences, get_setting
+from megatron_model.util.text import safe
+from megatron_tui.training.fork_form import label
+from megatron_tui.training.other_runs import COLOURS, SIGNS, Compared
+from megatron_tui.ui import formatting
+from megatron_tui.ui.draft import value_text
 
 WIDEST = 18
 """Cells of the widest column of the table."""
-
-
-@dataclass(frozen=True, eq=False)
-class Compared:
-    """A run with what is compared; `config` is None where its run.toml cannot be read."""
-
-    name: str
-    state: RunState
-    config: RunConfig | None
-
-
-def read_run(folder: RunFolder, state: RunState | None = None) -> Compared:
-    """Read a run; a state that is known already is taken as it is."""
-    try:
-        config = folder.config
-    except RequestError:
-        config = None
-    name = safe(folder.name, one_line=True)
-    return Compared(name, folder.state() if state is None else state, config)
-
-
-def overlays(runs: Sequence[Compared]) -> list[OtherRun]:
-    """Return the runs as curves with a letter each."""
-    return [
-        OtherRun(run.name, run.state, sign, colour)
-        for run, sign, colour in zip(runs, SIGNS, COLOURS, strict=False)
-    ]
 
 
 def difference_rows(own: Compared, others: Sequence[Compared]) -> list[tuple[str, ...]]:

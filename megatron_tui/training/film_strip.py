@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from textual.content import Content
 
-from megatron_model.events import SampleGenerated
-from megatron_model.run_state import RunState
-from megatron_tui import formatting
-from megatron_tui.chart_view import Unit, in_unit, nearest
+from megatron_model.events.schema import SampleGenerated
+from megatron_model.events.state import RunState
+from megatron_tui.training.chart_view import Unit, in_unit, nearest
+from megatron_tui.ui import formatting
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,20 @@
 """The forms that change a run in training or fork it: what they ask, what answers amount to.
 
-No widgets: a screen shows the questions and hands the answers back.
+No widgets; see run_dialogs.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
-from megatron_model.config import RunConfig, all_fields, get_setting, with_settings
-from megatron_model.control import Change
-from megatron_model.errors import RequestError
-from megatron_model.fork import forkable
-from megatron_model.live_settings import changeable, changed
-from megatron_model.run_folder import Checkpoint, RunFolder, check_run_name, free_name
-from megatron_model.run_state import RunState
-from megatron_tui.curves import OtherRun
-from megatron_tui.setup_draft import value_text
+from megatron_model.config.fields import RunConfig, all_fields, get_setting, with_settings
+from megatron_model.config.live import changeable, changed, check_left
+from megatron_model.events.state import RunState
+from megatron_model.run.control import Change
+from megatron_model.run.folder import Checkpoint, RunFolder, check_run_name, free_name
+from megatron_model.run.fork import forkable, spent_seconds
+from megatron_model.util.errors import RequestError
+from megatron_tui.ui.draft import value_text
 
 FORKED = (
     "training.steps",
@@ -31,9 +29,6 @@ FORKED = (
     "training.seed",
 )
 """What the form of a fork asks for, where it means something."""
-
-GENERATIONS = 16
-"""A fork of a fork of a fork: so many are followed back."""
 
 
 def label(key: str) -> str:
@@ -76,7 +71,7 @@ def fork_keys(config: RunConfig) -> tuple[str, ...]:
 def fork_name(folder: RunFolder, step: int) -> str:
     """Return a free name for a fork."""
     stem = folder.name.partition("-at-")[0]
-    return free_name(folder.path.parent, f"{stem[:90]}-at-{step}")
+    return free_name(folder.path.parent, stem, f"-at-{step}")
 
 
 def fork_config(
@@ -92,37 +87,10 @@ def fork_config(
     if (folder.path.parent / name).exists():
         raise RequestError("A run of this name exists; choose another.")
     new = with_settings(config, {key: text for key, text in texts.items() if key != "name"})
-    if new.training.steps <= checkpoint.step and not new.training.max_seconds:
-        raise RequestError(
-            f"training.steps must be more than the {checkpoint.step:,} of the checkpoint."
-        )
+    check_left(new, step=checkpoint.step, seconds=spent_seconds(checkpoint))
     return name, new
 
 
 def ask_texts(config: RunConfig, keys: tuple[str, ...]) -> list[tuple[str, str, str]]:
     """Return (key, label, present text) for a form."""
     return [(key, label(key), value_text(get_setting(config, key))) for key in keys]
-
-
-def ancestors(folder: RunFolder) -> list[OtherRun]:
-    """Return the runs that this one was forked from, the oldest first, each up to its branch.
-
-    One that was deleted ends the list: the rest is unknown.
-    """
-    found: list[OtherRun] = []
-    seen: set[Path] = {folder.path}
-    until = float("inf")
-    while (parent := folder.parent) is not None and len(found) < GENERATIONS:
-        name, step = parent
-        until = min(until, step)
-        path = folder.path.parent / name
-        if path in seen or path.name != name:
-            break
-        seen.add(path)
-        try:
-            folder = RunFolder.open(path)
-            state = folder.state()
-        except (RequestError, OSError):
-            break
-        found.append(OtherRun(f"before: {name}", state, "", "chart-parent", until))
-    return found[::-1]

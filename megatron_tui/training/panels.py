@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 from textual.app import ComposeResult
 from textual.containers import Grid, VerticalScroll
@@ -13,20 +14,27 @@ from textual.content import Content
 from textual.timer import Timer
 from textual.widget import Widget
 
-from megatron_model.run_state import RunState
-from megatron_model.text import safe
-from megatron_tui import curves, figures, film_strip, formatting
-from megatron_tui.alerts import Alert
-from megatron_tui.chart_view import UNIT_TITLES, Axis, ChartView, Unit
-from megatron_tui.curves import METRICS, Metric, OtherRun
-from megatron_tui.film_strip import FilmStrip
-from megatron_tui.open_run import OpenRun
-from megatron_tui.widgets.chart import Chart
-from megatron_tui.widgets.panel import Panel, Text
+from megatron_model.events.schema import SampleGenerated
+from megatron_model.events.state import LogLine, RunState
+from megatron_model.util.text import safe
+from megatron_tui.plot.chart import Chart
+from megatron_tui.services.run_handle import RunHandle
+from megatron_tui.training import curves, film_strip, readouts
+from megatron_tui.training.alerts import AlertWatch
+from megatron_tui.training.chart_view import UNIT_TITLES, Axis, ChartView, Unit
+from megatron_tui.training.curves import METRICS, LossData, Metric, MetricData, Newest
+from megatron_tui.training.film_strip import FilmStrip
+from megatron_tui.training.other_runs import OtherRun
+from megatron_tui.ui import formatting
+from megatron_tui.ui.panel import Label, Panel
+
+Drawn = TypeVar("Drawn")
+Look = TypeVar("Look")
+Data = TypeVar("Data")
 
 
-class TrainingPanel(Panel, can_focus=True):
-    """A panel that can be chosen with tab, to be zoomed."""
+class TrainingPanel(Panel, Generic[Drawn], can_focus=True):
+    """A panel that can be chosen with tab, to be zoomed; what it shows follows from a `Drawn`."""
 
     DEFAULT_CSS = """
     TrainingPanel:focus { border: round $primary; }
@@ -34,8 +42,8 @@ class TrainingPanel(Panel, can_focus=True):
 
     again: Callable[[], object] | None = None
     """Shows the same once more: how much fits depends on the size."""
-    _drawn: object = None
-    """What is on show follows from this."""
+    _drawn: Drawn | None = None
+    """What the picture on show was made of; None before the first one, and for another size."""
 
     def on_resize(self) -> None:
         """Draw for the new size, once the parts have theirs."""
@@ -43,36 +51,35 @@ class TrainingPanel(Panel, can_focus=True):
         if self.again is not None:
             self.call_after_refresh(self.again)
 
-    def news(self, *what: object) -> bool:
-        """Whether what is on show does not follow from `what` yet; it is taken to do so now."""
-        if what == self._drawn or not self.size:
+    def is_new(self, drawn: Drawn) -> bool:
+        """Whether a picture of this is not on show yet; it is then taken to be drawn."""
+        if drawn == self._drawn or not self.size:
             return False
-        self._drawn = what
+        self._drawn = drawn
         return True
 
 
-class ChartPanel(TrainingPanel):
+class ChartPanel(TrainingPanel[tuple[Look, Data]], Generic[Look, Data]):
     """A panel with charts: drawn at once for a person, and at most so often for the run."""
 
     PAUSE: ClassVar[float] = 0.5
     """Seconds before a chart is drawn again for the sake of the run."""
-    _looked: object = None
-    _moment = 0.0
+    _drawn_at = 0.0
     _timer: Timer | None = None
 
-    def due(self, look: object, data: object) -> bool:
+    def due(self, look: Look, data: Data) -> bool:
         """Whether to draw now: another look at once, more data when enough time has passed."""
-        if look == self._looked and self._drawn is not None:
+        if self._drawn is not None and look == self._drawn[0]:
             if self._drawn == (look, data):
                 return False
-            wait = self._moment + self.PAUSE - time.monotonic()
+            wait = self._drawn_at + self.PAUSE - time.monotonic()
             if wait > 0:
                 if self._timer is None and self.again is not None:
                     self._timer = self.set_timer(wait, self._draw_now)
                 return False
-        if not self.news(look, data):
+        if not self.is_new((look, data)):
             return False
-        self._looked, self._moment = look, time.monotonic()
+        self._drawn_at = time.monotonic()
         return True
 
     def _draw_now(self) -> None:
@@ -84,7 +91,15 @@ class ChartPanel(TrainingPanel):
 NO_REPORT = "The curve begins with the first report."
 
 
-class LossPanel(ChartPanel):
+class LossLook(NamedTuple):
+    """How a person looks at the loss chart."""
+
+    view: ChartView
+    others: tuple[tuple[str, float], ...]
+    """Name and end of each other run."""
+
+
+class LossPanel(ChartPanel[LossLook, LossData]):
     """Train loss raw and smoothed, validation loss, the best of it, other runs."""
 
     def __init__(self) -> None:
@@ -92,7 +107,7 @@ class LossPanel(ChartPanel):
 
     def compose(self) -> ComposeResult:
         """Legend over chart."""
-        yield Text(classes="legend")
+        yield Label(classes="legend")
         yield Chart(NO_REPORT)
 
     @property
@@ -103,29 +118,29 @@ class LossPanel(ChartPanel):
     def show(self, state: RunState, view: ChartView, others: Sequence[OtherRun] = ()) -> None:
         """Draw the curves."""
         self.again = partial(self.show, state, view, others)
-        drawn_with = tuple((other.name, other.until) for other in others)
-        if not self.due((view, drawn_with), curves.loss_data(state, view, others)):
+        look = LossLook(view, tuple((other.name, other.until) for other in others))
+        if not self.due(look, curves.loss_data(state, view, others)):
             return
         self.set_title(UNIT_TITLES[view.unit])
-        width = self.query_one(Text).size.width
+        width = self.query_one(Label).size.width
         if view.cursor is None:
             chart = self.query_one(Chart)
             train, measured = ("*" if chart.ascii_only else "━"), "━"
             if chart.ascii_only or not chart.colours:
                 measured = "o"
             signs = (train, measured, "X" if chart.ascii_only else "◆")
-            legend = figures.loss_legend(state, view, width, others, signs)
+            legend = readouts.loss_legend(state, view, width, others, signs)
         else:
-            legend = figures.cursor_line(state, view, width)
-        self.query_one(Text).show(legend)
-        empty = "No loss so far is a finite number." if len(state.train_loss) else NO_REPORT
+            legend = readouts.cursor_line(state, view, width)
+        self.query_one(Label).show(legend)
+        empty = "Every loss so far is NaN or infinity." if len(state.train_loss) else NO_REPORT
         self.query_one(Chart).show(curves.loss_plot(state, view, others), empty=empty)
         notes = [f"{2**view.zoom}x"] if view.zoom else []
         notes += ["log scale"] if view.log_y else []
         self.set_subtitle(" · ".join([*notes, Axis(state, view.x_axis).title]))
 
 
-class FiguresPanel(TrainingPanel):
+class FiguresPanel(TrainingPanel[list[tuple[str, str]]]):
     """The newest of every measurement, in two columns."""
 
     def __init__(self) -> None:
@@ -133,18 +148,18 @@ class FiguresPanel(TrainingPanel):
 
     def compose(self) -> ComposeResult:
         """One text."""
-        yield Text()
+        yield Label()
 
     def show(self, state: RunState) -> None:
-        """Write the figures."""
+        """Write the readouts."""
         self.again = partial(self.show, state)
         width, height = self.size
         columns = 2 if width >= TWO_COLUMNS else 1
-        pairs = figures.now_figures(state, short=columns == 2)
+        pairs = readouts.now_figures(state, short=columns == 2)
         if height * columns >= len(pairs) + 4:
-            pairs += figures.about_figures(state)
-        if self.news(pairs):
-            self.query_one(Text).show(two_columns(pairs[: height * columns], width))
+            pairs += readouts.about_figures(state)
+        if self.is_new(pairs):
+            self.query_one(Label).show(two_columns(pairs[: height * columns], width))
 
 
 class MetricChart(Widget):
@@ -160,21 +175,21 @@ class MetricChart(Widget):
 
     def compose(self) -> ComposeResult:
         """Title, value, chart."""
-        yield Text(classes="legend metric-title")
-        yield Text(classes="legend metric-value")
+        yield Label(classes="legend metric-title")
+        yield Label(classes="legend metric-value")
         yield Chart("No measurement yet.")
 
     def show(self, state: RunState, view: ChartView, *, titled: bool) -> None:
         """Draw the curve."""
-        title = self.query_one(".metric-title", Text)
+        title = self.query_one(".metric-title", Label)
         title.display = titled
-        title.show(Content.styled(figures.metric_title(state, self.metric), "bold"))
-        value = self.query_one(".metric-value", Text)
-        value.show(figures.metric_line(state, view, self.metric, value.size.width))
+        title.show(Content.styled(readouts.metric_title(state, self.metric), "bold"))
+        value = self.query_one(".metric-value", Label)
+        value.show(readouts.metric_line(state, view, self.metric, value.size.width))
         self.query_one(Chart).show(curves.metric_plot(state, view, self.metric))
 
 
-class MetricsPanel(ChartPanel):
+class MetricsPanel(ChartPanel[tuple[ChartView, Metric], MetricData]):
     """Memory, gradient norm, learning rate and speed: one of them, or as many as fit."""
 
     PAUSE = 2.0
@@ -202,8 +217,8 @@ class MetricsPanel(ChartPanel):
         shown = [METRICS[(first + offset) % len(METRICS)] for offset in range(count)]
         self.query_one(Grid).styles.grid_size_columns = 1 if count == 1 else columns
         several = count > 1
-        self.set_title("measurements" if several else figures.metric_title(state, chosen))
-        self.set_subtitle(figures.metric_note(state, "" if several else chosen))
+        self.set_title("measurements" if several else readouts.metric_title(state, chosen))
+        self.set_subtitle(readouts.metric_note(state, "" if several else chosen))
         for chart in self.query(MetricChart):
             chart.display = chart.metric in shown
             if chart.display:
@@ -212,7 +227,17 @@ class MetricsPanel(ChartPanel):
                     self.call_after_refresh(chart.show, state, view, titled=several)
 
 
-class SamplePanel(TrainingPanel):
+class Frame(NamedTuple):
+    """What the frame of the film on show follows from."""
+
+    length: int
+    newest: SampleGenerated | None
+    strip: FilmStrip
+    unit: Unit
+    val_loss: Newest | None
+
+
+class SamplePanel(TrainingPanel[Frame]):
     """What the model wrote, at every evaluation: a film to be scrubbed."""
 
     def __init__(self) -> None:
@@ -221,17 +246,18 @@ class SamplePanel(TrainingPanel):
     def compose(self) -> ComposeResult:
         """The strip of frames under the text of one, which can be scrolled."""
         with VerticalScroll(can_focus=False):
-            yield Text(classes="sample-text")
-        yield Text(classes="film")
+            yield Label(classes="sample-text")
+        yield Label(classes="film")
 
     def show(self, state: RunState, strip: FilmStrip, unit: Unit = "nats") -> None:
         """Write the frame."""
         self.again = partial(self.show, state, strip, unit)
         samples = state.samples
-        newest = (len(samples), samples[-1]) if samples else ()
-        if not self.news(newest, strip, unit, curves.newest(state.val_loss)):
+        newest = samples[-1] if samples else None
+        frame = Frame(len(samples), newest, strip, unit, curves.newest(state.val_loss))
+        if not self.is_new(frame):
             return
-        text, film = self.query_one(".sample-text", Text), self.query_one(".film", Text)
+        text, film = self.query_one(".sample-text", Label), self.query_one(".film", Label)
         film.display = len(state.samples) > 1 and self.size.height > 2
         if not state.samples:
             self.set_title("sample")
@@ -250,7 +276,16 @@ class SamplePanel(TrainingPanel):
         text.show(written, layout=True)
 
 
-class LogPanel(TrainingPanel):
+class LogEnd(NamedTuple):
+    """What the lines of the log follow from: whose they are, how many, and the last ones."""
+
+    path: Path
+    length: int
+    last: LogLine | None
+    problem: str | None
+
+
+class LogPanel(TrainingPanel[LogEnd]):
     """What happened, newest last."""
 
     def __init__(self) -> None:
@@ -259,50 +294,50 @@ class LogPanel(TrainingPanel):
     def compose(self) -> ComposeResult:
         """One text that follows its end."""
         with VerticalScroll(can_focus=False):
-            yield Text()
+            yield Label()
 
     def on_mount(self) -> None:
         """Follow the end."""
         self.query_one(VerticalScroll).anchor()
 
-    def show(self, run: OpenRun) -> None:
+    def show(self, run: RunHandle) -> None:
         """Write the lines."""
         self.again = partial(self.show, run)
         log = run.state.log
-        if not self.news(run.folder.path, len(log), log[-1] if log else None, run.problem):
+        if not self.is_new(LogEnd(run.path, len(log), log[-1] if log else None, run.problem)):
             return
-        lines = figures.log_lines(run.state)
+        lines = readouts.log_lines(run.state)
         if run.problem:
             problem = Content.styled(safe(run.problem), "$error")
             lines = Content("\n").join([lines, problem]) if lines.plain else problem
-        self.query_one(Text).show(lines, layout=True)
+        self.query_one(Label).show(lines, layout=True)
 
 
-class AlertBar(Text):
+class AlertBar(Label):
     """The alert that a person should read now; nothing while there is none."""
 
     DEFAULT_CSS = """
     AlertBar { height: auto; max-height: 3; padding: 0 2; display: none; }
     """
 
-    def show_alerts(self, found: Sequence[Alert], chosen: int) -> None:
-        """Write one of the alerts."""
-        self.display = bool(found)
-        if found:
-            self.show(figures.alert_lines(found, chosen % len(found)), layout=True)
+    def show_alerts(self, alerts: AlertWatch) -> None:
+        """Write the chosen alert."""
+        self.display = bool(alerts.found)
+        if alerts.found:
+            self.show(readouts.alert_lines(alerts.found, alerts.chosen), layout=True)
 
 
-class RunProgress(Text):
-    """Phase, bar, time gone and left, age of the last word from the trainer, what it costs."""
+class RunProgress(Label):
+    """Activity, bar, time left and trained, age of the last event, what the drawing costs."""
 
     DEFAULT_CSS = """
     RunProgress { height: 1; width: 1fr; padding: 0 2; }
     """
 
-    _said: tuple[str, float, tuple[str, ...]] = ("", 0.0, ())
+    _parts: tuple[str, float, tuple[str, ...]] = ("", 0.0, ())
     """What is going on, how much is done, and the rest in words, the most important first."""
 
-    def tell(self, run: OpenRun, now: float, redrawing: str = "") -> None:
+    def tell(self, run: RunHandle, now: float, redrawing: str = "") -> None:
         """Write the line; `redrawing` is how often it is and what that costs."""
         state = run.state
         words = []
@@ -310,45 +345,32 @@ class RunProgress(Text):
             words.append(f"{formatting.duration(state.remaining_seconds)} left")
         if state.elapsed_seconds:
             words.append(f"{formatting.duration(state.elapsed_seconds)} trained")
-        # A run that stands still has no age to count: nothing is sent while nothing happens.
+        # A paused run has no age to count: nothing is sent while nothing happens.
         if run.standing == "running" and state.last_time:
-            words.append(f"last word {formatting.age(max(0.0, now - state.last_time))}")
+            words.append(f"updated {formatting.age(max(0.0, now - state.last_time))}")
         if run.active and redrawing:
             words.append(redrawing)
-        said = (self._phase(run, now), round(state.progress, 3), tuple(words))
-        if said != self._said:
-            self._said = said
+        parts = (run.activity(now), round(state.progress, 3), tuple(words))
+        if parts != self._parts:
+            self._parts = parts
             self.show(self._line())
 
     def on_resize(self) -> None:
         """Another width has room for other words."""
         self.show(self._line())
 
-    def _phase(self, run: OpenRun, now: float) -> str:
-        if run.launch is not None:
-            ending = "; then it stops" if run.stopping else ""
-            return run.launch.phase(now) + ending
-        if run.standing == "stopping":
-            return "saving, then stopping"
-        if run.reading:
-            return "reading the log"
-        phase, share = run.state.phase, run.state.phase_progress
-        if not run.active or phase is None:
-            return run.standing
-        return phase if share is None else f"{phase} {formatting.percent(share)}"
-
     def _line(self) -> Content:
         """Return the line; words that leave no room for the bar go first."""
-        phase, share, words = self._said
+        activity, share, words = self._parts
         done = f" {share * 100:.0f}% "
         while True:
             rest = "   ".join(words)
-            width = self.size.width - len(phase) - len(done) - len(rest) - 3
+            width = self.size.width - len(activity) - len(done) - len(rest) - 3
             if width >= 10 or not words:
                 break
             words = words[:-1]
-        bar = figures.progress_bar(share, max(0, width))
-        return Content.assemble((phase, "bold"), "  ", bar, done, " ", (rest, "$quiet"))
+        bar = readouts.progress_bar(share, max(0, width))
+        return Content.assemble((activity, "bold"), "  ", bar, done, " ", (rest, "$quiet"))
 
 
 TWO_COLUMNS = 38

@@ -1,23 +1,18 @@
-"""What the screens say of several devices that train together, before and during a run. Pure."""
+"""What the Training screen says of devices that train together: a line or a cell for each. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from textual.content import Content
 
-from megatron_model.distributed_cost import BANDWIDTH, DeviceCost
-from megatron_model.events import RankMeasured, RanksMeasured
-from megatron_model.preflight import Preflight
-from megatron_model.run_state import RunState
-from megatron_model.text import safe
-from megatron_tui import formatting
-
-Part: TypeAlias = tuple[str, str]
-"""Some words and their style."""
+from megatron_model.events.schema import RankMeasured, RanksMeasured
+from megatron_model.events.state import RunState
+from megatron_model.util.text import safe
+from megatron_tui.services.run_handle import device_count
+from megatron_tui.ui import formatting
 
 FULL, SHORT, TINY = 38, 23, 13
 """Cells in which a device is told of in full, in short, and at least."""
@@ -25,36 +20,6 @@ GAP = 1
 """Cells between two columns of devices."""
 SLOWEST = "◂"
 """Marks the device that the others wait for."""
-
-
-def several_rows(
-    result: Preflight, each: Sequence[DeviceCost]
-) -> list[tuple[str | None, list[Part]]]:
-    """Return the rows of the preflight card: what every device needs and sends, both ways."""
-    whole, divided = each
-    devices: list[Part] = [(f"{whole.devices}", "bold")]
-    if result.memory_free is not None:
-        devices.append((f", each {formatting.size(result.memory_free)} free", "$quiet"))
-    rows: list[tuple[str | None, list[Part]]] = [("devices", devices)]
-    chosen = divided if divided.total_bytes == result.total_bytes else whole
-    for label, cost in (("DDP", whole), ("FSDP2", divided)):
-        fits = {True: "bold $success", False: "bold $error", None: "bold"}[cost.fits]
-        sends = f", {formatting.size(cost.traffic_bytes)}/step"
-        parts = [
-            ("▸ " if cost is chosen else "  ", "$primary"),
-            (formatting.size(cost.total_bytes), fits if cost is chosen else ""),
-            (", does not fit" if cost.fits is False else sends, "$quiet"),
-        ]
-        rows.append((label, parts))
-    if chosen.speedup is not None:
-        gain = [
-            (f"{chosen.speedup:.2f}x", "bold"),
-            (f" or more at {BANDWIDTH / 1e9:.0f} GB/s", "$quiet"),
-        ]
-        rows.append(("scaling", gain))
-    elif chosen.fits is not None:
-        rows.append(("scaling", [("none: they share the cores", "$quiet")]))
-    return rows
 
 
 @dataclass(frozen=True)
@@ -77,18 +42,11 @@ def rank_layout(count: int, width: int, height: int) -> RankLayout:
     return RankLayout(columns, rows, (width + GAP) // columns - GAP)
 
 
-def rank_count(state: RunState) -> int:
-    """Return how many devices train the run together; 1 where it is one, or nobody knows."""
-    if state.ranks is not None:
-        return len(state.ranks.ranks)
-    return state.started.devices if state.started is not None else 1
-
-
 def ranks_title(state: RunState) -> str:
     """Return what trains, such as ``8 x NVIDIA H100``."""
     ranks = state.ranks.ranks if state.ranks is not None else ()
     if not ranks:
-        return f"{rank_count(state)} devices"
+        return f"{device_count(state)} devices"
     names = list(dict.fromkeys(safe(rank.name, one_line=True) for rank in ranks))
     if ranks[0].kind == "ram":
         return f"{len(ranks)} processes, RAM of each"
@@ -105,7 +63,7 @@ def ranks_note(state: RunState) -> str:
     fastest = min(rank.seconds for rank in state.ranks.ranks if rank.seconds is not None)
     note = f"slowest: rank {slowest.rank}"
     behind = slowest.seconds / fastest - 1 if fastest else 0.0
-    return f"{note}, +{behind:.0%}" if behind >= 0.005 else note
+    return f"{note}, +{formatting.percent(behind)}" if behind >= 0.005 else note
 
 
 def rank_lines(state: RunState, layout: RankLayout) -> Content:
@@ -114,7 +72,7 @@ def rank_lines(state: RunState, layout: RankLayout) -> Content:
     Of those without a place there is a count in the last one; the slowest always has one.
     """
     ranks = state.ranks
-    if ranks is None:
+    if ranks is None or not ranks.ranks:
         # As high as it will be, so that nothing moves.
         return Content.styled("No measurement yet." + "\n " * layout.rows, "$quiet")
     shown: Sequence[RankMeasured] = ranks.ranks
@@ -198,7 +156,7 @@ def _titles(width: int, digits: int) -> str:
 
 
 def _bar(share: float, width: int) -> Content:
-    filled = min(width, round(share * width))
+    filled = round(min(1.0, max(0.0, share)) * width) if share == share else 0  # NaN is not itself
     return Content.assemble(
         ("━" * filled, "$chart-memory"), ("─" * max(0, width - filled), "$line")
     )

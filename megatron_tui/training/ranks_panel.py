@@ -7,26 +7,29 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 
-from megatron_model.run_state import RunState
-from megatron_tui import several_devices
-from megatron_tui.widgets.panel import Text
-from megatron_tui.widgets.training_panels import TrainingPanel
+from megatron_model.events.schema import RanksMeasured
+from megatron_model.events.state import RunState
+from megatron_tui.services.run_handle import device_count
+from megatron_tui.training import rank_lines
+from megatron_tui.training.panels import TrainingPanel
+from megatron_tui.training.rank_lines import RankLayout
+from megatron_tui.ui.panel import Label
 
 ROWS, ROWS_WHERE_LOW, LOW = 8, 4, 30
 """Rows for the devices beside other panels, on a terminal that is lower than so many rows."""
 
 
-class RanksPanel(TrainingPanel):
+class RanksPanel(TrainingPanel[tuple[RanksMeasured | None, RankLayout]]):
     """One line for each device; none for a run on one."""
 
     DEFAULT_CSS = """
     RanksPanel { height: auto; }
-    RanksPanel Text { height: auto; text-wrap: nowrap; }
+    RanksPanel Label { height: auto; text-wrap: nowrap; }
     """
     EXPLANATION: ClassVar[str] = (
         "Each process that trains: its memory, how busy its device is (of a process on the CPU, "
         "its cores), and what a step takes of its own time, without waiting for the others. All "
-        f"wait for the one with the {several_devices.SLOWEST} sign; below is by how much it is "
+        f"wait for the one with the {rank_lines.SLOWEST} sign; below is by how much it is "
         "behind the fastest."
     )
 
@@ -35,7 +38,7 @@ class RanksPanel(TrainingPanel):
 
     def compose(self) -> ComposeResult:
         """One text."""
-        yield Text()
+        yield Label()
 
     def show(self, state: RunState) -> None:
         """Write the lines."""
@@ -43,10 +46,10 @@ class RanksPanel(TrainingPanel):
         width, height = self.size
         if not self.has_class("-zoom"):
             height = 1 + (ROWS if self.app.size.height >= LOW else ROWS_WHERE_LOW)
-        count = several_devices.rank_count(state)
-        layout = several_devices.rank_layout(count, width, height - 1)
-        if count > 1 and self.news(state.ranks, layout):
-            self.set_title(several_devices.ranks_title(state))
-            self.set_subtitle(several_devices.ranks_note(state))
-            lines = several_devices.rank_lines(state, layout)
-            self.query_one(Text).show(lines, layout=True)
+        count = device_count(state)
+        layout = rank_lines.rank_layout(count, width, height - 1)
+        if count > 1 and self.is_new((state.ranks, layout)):
+            self.set_title(rank_lines.ranks_title(state))
+            self.set_subtitle(rank_lines.ranks_note(state))
+            lines = rank_lines.rank_lines(state, layout)
+            self.query_one(Label).show(lines, layout=True)

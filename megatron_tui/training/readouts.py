@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from typing import Literal
 
 from textual.content import Content
 
-from megatron_model.run_state import LogLine, RunState
-from megatron_model.text import safe
-from megatron_tui import formatting
-from megatron_tui.alerts import Alert
-from megatron_tui.chart_view import SMOOTHING, Axis, ChartView, Unit, in_unit, nearest
-from megatron_tui.curves import Metric, OtherRun, memory_unit, metric_series, smooth
-from megatron_tui.formatting import MISSING
+from megatron_model.events.schema import local_time
+from megatron_model.events.state import LogLine, RunState
+from megatron_model.util.text import safe
+from megatron_tui.training.alerts import Alert
+from megatron_tui.training.chart_view import SMOOTHING, Axis, ChartView, Unit, in_unit, nearest
+from megatron_tui.training.curves import Metric, memory_unit, metric_series, smooth
+from megatron_tui.training.other_runs import OtherRun
+from megatron_tui.ui import formatting
+from megatron_tui.ui.formatting import MISSING
 
 
 def now_figures(state: RunState, *, short: bool = False) -> list[tuple[str, str]]:
     """Return (label, value) of everything measured, in the order of interest, for two columns."""
     train, validation = _last(state.train_loss.values), _last(state.val_loss.values)
-    latest = validation if validation is not None else train
-    bits = latest / math.log(2) if latest is not None else None
+    bits = train / math.log(2) if train is not None else None
     best = MISSING
     if state.best_val_loss is not None and state.best_step is not None:
         best = formatting.loss(state.best_val_loss)
@@ -33,7 +33,8 @@ def now_figures(state: RunState, *, short: bool = False) -> list[tuple[str, str]
     step_seconds = per_step / speed if speed and per_step else None
     return [
         ("loss", formatting.loss(train)),
-        ("bits/char", f"{bits:.2f}" if bits is not None and math.isfinite(bits) else MISSING),
+        # Of the train loss beside it, always: that of the validation is under another key (u).
+        ("bits/char", formatting.bits(bits)),
         ("validation", formatting.loss(validation)),
         ("best", best),
         ("speed", f"{formatting.count(speed)} char/s" if speed else MISSING),
@@ -134,7 +135,7 @@ def metric_note(state: RunState, metric: Metric | Literal[""]) -> str:
     if device is not None and device.utilization is not None:
         notes.append(f"busy {formatting.percent(device.utilization)}")
     if device is not None and device.temperature is not None:
-        notes.append(f"{device.temperature:.0f} °C")
+        notes.append(f"{formatting.exact(device.temperature)} °C")
     if metric == "memory" and len(state.memory):
         notes.append(memory_unit(state))
     return " · ".join(notes)
@@ -158,12 +159,19 @@ def loss_legend(
     """
     line, dots, diamond = signs
     train, validation = _last(state.train_loss.values), _last(state.val_loss.values)
-    entries = [
-        _entry(line, "chart-train", "train", in_words(train, view.unit)),
-        _entry(dots, "chart-validation", "validation", in_words(validation, view.unit)),
-    ]
-    left = width - sum(entry.cell_length + 3 for entry in entries)
-    entries += _other_entries(others, view, left, line)
+    for told in (True, False):  # the losses are in another panel too; whose line is whose is not
+        entries = [
+            _entry(line, "chart-train", "train", in_words(train, view.unit) if told else ""),
+            _entry(
+                dots, "chart-validation", "validation",
+                in_words(validation, view.unit) if told else "",
+            ),
+        ]  # fmt: skip
+        left = width - sum(entry.cell_length + 3 for entry in entries)
+        compared = _other_entries(others, view, left, line)
+        if sum(entry.cell_length + 3 for entry in compared) <= left:
+            break
+    entries += compared
     if state.best_val_loss is not None and state.best_step is not None:
         best = _entry(diamond, "chart-validation", "best", in_words(state.best_val_loss, view.unit))
         entries.append(Content.assemble(best, f" at {state.best_step:,}"))
@@ -177,18 +185,25 @@ def _other_entries(
 ) -> list[Content]:
     """Return the entries of other runs, their names as short as the width asks for.
 
-    Where even a few letters are too many, the letter that is in the chart and the loss remain.
+    Where even a few letters are too many, the letter that is in the chart and the loss remain, and
+    then the letter alone. A parent has no letter: some of its name stays.
     """
     entries: list[Content] = []
     for longest in (20, 14, 9, 0):
         entries = []
         for other in others:
             best = in_words(other.state.best_val_loss, view.unit) if other.sign else ""
-            name = formatting.shortened(other.name, longest) if longest else ""
+            length = longest if other.sign else max(9, longest)
+            name = formatting.shortened(other.name, length) if length else ""
             entries.append(_entry(other.sign or line, other.colour, name, best))
         if sum(entry.cell_length + 3 for entry in entries) <= width:
-            break
-    return entries
+            return entries
+    parents = [
+        _entry(line, other.colour, formatting.shortened(other.name, 7), "")
+        for other in others if not other.sign
+    ]  # fmt: skip
+    letters = [_entry(other.sign, other.colour, "", "") for other in others if other.sign]
+    return [*parents, Content(" ").join(letters)] if letters else parents
 
 
 def cursor_line(state: RunState, view: ChartView, width: int) -> Content:
@@ -270,12 +285,12 @@ def log_lines(state: RunState, limit: int = 200) -> Content:
 
 def progress_bar(share: float, width: int) -> Content:
     """Return a bar of `width` cells."""
-    filled = min(width, int(share * width))
+    filled = int(min(1.0, max(0.0, share)) * width) if share == share else 0  # NaN is not itself
     return Content.assemble(("━" * filled, "$primary"), ("─" * (width - filled), "$line"))
 
 
 def _log_line(line: LogLine, colour: str) -> Content:
-    when = time.strftime("%H:%M:%S", time.localtime(line.time))
+    when = local_time(line.time, "%H:%M:%S")
     return Content.assemble((when, "$quiet"), " ", (safe(line.text, one_line=True), colour))
 
 

@@ -11,9 +11,10 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Button
 
-from megatron_model.text import safe
-from megatron_tui.screens.modal import ModalScreen
-from megatron_tui.widgets.panel import Text
+from megatron_model.util.text import safe
+from megatron_tui.terminal.keyboard import irreversible
+from megatron_tui.ui.modal import ModalScreen
+from megatron_tui.ui.panel import Label
 
 Ending: TypeAlias = Literal["stop", "abort", ""]
 
@@ -21,7 +22,7 @@ Ending: TypeAlias = Literal["stop", "abort", ""]
 class StopRun(ModalScreen[Ending]):
     """Three answers; the one that loses nothing has the focus."""
 
-    CSS_PATH = "dialogs.tcss"
+    CSS_PATH = "../ui/dialogs.tcss"
     DEFAULT_CSS = """
     StopRun { align: center middle; background: $background 60%; }
     """
@@ -29,7 +30,7 @@ class StopRun(ModalScreen[Ending]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y,s", "answer('stop')", "Save and stop", tooltip="Save and end", id="stop.save"),
         Binding("a", "answer('abort')", "Stop now", tooltip="End at once", id="stop.now"),
-        Binding("n,escape", "answer('')", "Go on", tooltip="Go on training", id="stop.no"),
+        Binding("n,escape", "cancel", "Go on", tooltip="Go on training", id="stop.no"),
         Binding("left,up", "app.focus_previous", show=False),
         Binding("right,down", "app.focus_next", show=False),
     ]
@@ -42,8 +43,8 @@ class StopRun(ModalScreen[Ending]):
         """Question, explanation, three buttons."""
         lost = "everything" if self._saved is None else f"what came after step {self._saved:,}"
         with Vertical(classes="dialog"):
-            yield Text(Content.styled("Stop this run?", "bold"))
-            yield Text(
+            yield Label(Content.styled("Stop this run?", "bold"))
+            yield Label(
                 f"{safe(self._run_name, one_line=True)} is at step {self._step:,}. Saved, it can "
                 f"be resumed from here. Stopped now, {lost} is lost.",
                 classes="explanation",
@@ -62,6 +63,11 @@ class StopRun(ModalScreen[Ending]):
     def _press(self, event: Button.Pressed) -> None:
         self.action_answer(event.button.id or "")
 
+    def action_cancel(self) -> None:
+        """Close, and let the run go on."""
+        self.dismiss("")
+
+    @irreversible
     def action_answer(self, answer: str) -> None:
         """Close with the answer."""
         answers: dict[str, Ending] = {"stop": "stop", "abort": "abort"}

@@ -13,11 +13,12 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Input
 
-from megatron_model.errors import RequestError
-from megatron_model.text import safe
-from megatron_tui.screens.modal import ModalScreen
-from megatron_tui.widgets.key_hints import KeyHints
-from megatron_tui.widgets.panel import Text
+from megatron_model.util.errors import RequestError
+from megatron_model.util.text import safe
+from megatron_tui.terminal.keyboard import answers
+from megatron_tui.ui.key_hints import KeyHints
+from megatron_tui.ui.modal import ModalScreen
+from megatron_tui.ui.panel import Label
 
 Check: TypeAlias = Callable[[Mapping[str, str]], object]
 """Raises `RequestError` when something cannot be; the error names the key."""
@@ -41,7 +42,7 @@ class ValueInput(Input):
     ]
 
 
-class AskValues(ModalScreen[dict[str, str] | None]):
+class AskValues(ModalScreen[dict[str, str]]):
     """Ask for some values; enter takes them when they can be, escape leaves all as it is."""
 
     CSS_PATH = ["dialogs.tcss", "ask_values.tcss"]
@@ -67,18 +68,18 @@ class AskValues(ModalScreen[dict[str, str] | None]):
         """Title, explanation, a row for each value, what is wrong."""
         width = max(len(question.label) for question in self._questions) + 2
         with Vertical(classes="dialog"):
-            yield Text(Content.styled(safe(self._title, one_line=True), "bold"))
-            yield Text(safe(self._text), classes="explanation")
+            yield Label(Content.styled(safe(self._title, one_line=True), "bold"))
+            yield Label(safe(self._text), classes="explanation")
             with VerticalScroll(can_focus=False, classes="values"):
                 for number, question in enumerate(self._questions):
                     with Horizontal(classes="value"):
-                        label = Text(question.label, classes="label")
+                        label = Label(question.label, classes="label")
                         label.styles.width = width
                         yield label
                         yield ValueInput(
                             safe(question.text, one_line=True), compact=True, id=f"value-{number}"
                         )
-            yield Text(classes="error")
+            yield Label(classes="error")
             yield KeyHints({"values.take": self._yes})
 
     @property
@@ -93,6 +94,7 @@ class AskValues(ModalScreen[dict[str, str] | None]):
     def _typed(self) -> None:
         self._refused()
 
+    @answers
     def action_take(self) -> None:
         """Close with the values, if they can be."""
         if not self._refused():
@@ -108,7 +110,7 @@ class AskValues(ModalScreen[dict[str, str] | None]):
             self._check(self.values)
         except RequestError as refusal:
             error = str(refusal)
-        self.query_one(".error", Text).show(
+        self.query_one(".error", Label).show(
             Content.styled(safe(error, one_line=True), "$error"), layout=True
         )
         return bool(error)

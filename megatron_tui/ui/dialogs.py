@@ -11,9 +11,10 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Button
 
-from megatron_model.text import safe
-from megatron_tui.screens.modal import ModalScreen
-from megatron_tui.widgets.panel import Text
+from megatron_model.util.text import safe
+from megatron_tui.terminal.keyboard import irreversible
+from megatron_tui.ui.modal import ModalScreen
+from megatron_tui.ui.panel import Label
 
 
 class Confirm(ModalScreen[bool]):
@@ -23,7 +24,7 @@ class Confirm(ModalScreen[bool]):
     AUTO_FOCUS = ""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", "Yes", tooltip="Do it", id="dialog.yes"),
-        Binding("n,escape", "answer(False)", "No", tooltip="Do nothing", id="dialog.no"),
+        Binding("n,escape", "cancel", "No", tooltip="Do nothing", id="dialog.no"),
         Binding("left,right,up,down", "other", show=False),
     ]
 
@@ -36,8 +37,8 @@ class Confirm(ModalScreen[bool]):
     def compose(self) -> ComposeResult:
         """Question, explanation, two buttons."""
         with Vertical(classes="dialog"):
-            yield Text(Content.styled(safe(self._title, one_line=True), "bold"))
-            yield Text(safe(self._text), classes="explanation")
+            yield Label(Content.styled(safe(self._title, one_line=True), "bold"))
+            yield Label(safe(self._text), classes="explanation")
             with Horizontal(classes="buttons"):
                 yield Button(
                     Content.assemble(("y", "underline"), f"  {self._yes}"),
@@ -56,9 +57,14 @@ class Confirm(ModalScreen[bool]):
     def _press(self, event: Button.Pressed) -> None:
         self.dismiss(event.button.id == "yes")
 
+    @irreversible
     def action_answer(self, answer: bool) -> None:
         """Close with the answer."""
         self.dismiss(answer)
+
+    def action_cancel(self) -> None:
+        """Close, and do nothing."""
+        self.dismiss(False)
 
     def action_other(self) -> None:
         """Go to the other button."""
@@ -83,7 +89,7 @@ class Leave(ModalScreen[Leaving]):
             id="leave.leave",
         ),
         Binding("s", "answer('stop')", "Stop", tooltip="Save and end the run", id="leave.stop"),
-        Binding("c,escape", "answer('stay')", "Cancel", tooltip="Do nothing", id="leave.stay"),
+        Binding("c,escape", "cancel", "Cancel", tooltip="Do nothing", id="leave.stay"),
         Binding("left,up", "app.focus_previous", show=False),
         Binding("right,down", "app.focus_next", show=False),
     ]
@@ -91,19 +97,19 @@ class Leave(ModalScreen[Leaving]):
     def __init__(self, name: str, step: int, *, apart: bool = False) -> None:
         """`apart` says that the run has processes of its own already."""
         super().__init__()
-        self._name, self._step, self._apart = name, step, apart
+        self._run, self._step, self._apart = name, step, apart
 
     def compose(self) -> ComposeResult:
         """Question, explanation, three buttons."""
         with Vertical(classes="dialog"):
-            yield Text(Content.styled("Quit while a run is in training?", "bold"))
+            yield Label(Content.styled("Quit while a run is in training?", "bold"))
             alone = (
                 "It trains in processes of its own, which need no terminal and can go on;"
                 if self._apart
                 else "It can go on in a process of its own that needs no terminal;"
             )
-            yield Text(
-                f"{self._name} is at step {self._step:,}. {alone} a workbench opened later finds "
+            yield Label(
+                f"{self._run} is at step {self._step:,}. {alone} a workbench opened later finds "
                 "it. Or it saves a checkpoint and ends, and can be resumed.",
                 classes="explanation",
             )
@@ -121,6 +127,11 @@ class Leave(ModalScreen[Leaving]):
     def _press(self, event: Button.Pressed) -> None:
         self.action_answer(event.button.id or "stay")
 
+    def action_cancel(self) -> None:
+        """Close, and do nothing."""
+        self.dismiss("stay")
+
+    @irreversible
     def action_answer(self, answer: str) -> None:
         """Close with the answer."""
         answers: dict[str, Leaving] = {"leave": "leave", "stop": "stop"}
@@ -134,18 +145,18 @@ class Saving(ModalScreen[None]):
 
     def __init__(self, name: str, *, leaving: bool = False) -> None:
         super().__init__()
-        self._name = name
+        self._run = name
         self._leaving = leaving
 
     def compose(self) -> ComposeResult:
         """Two sentences."""
         with Vertical(classes="dialog"):
-            yield Text(Content.styled("Handing over…" if self._leaving else "Saving…", "bold"))
-            yield Text(
-                f"{self._name} trains on while a process of its own gets ready and takes it over; "
+            yield Label(Content.styled("Handing over…" if self._leaving else "Saving…", "bold"))
+            yield Label(
+                f"{self._run} trains on while a process of its own gets ready and takes it over; "
                 "then the workbench closes."
                 if self._leaving
-                else f"{self._name} finishes its step and saves a checkpoint; "
+                else f"{self._run} finishes its step and saves a checkpoint; "
                 "then the workbench closes.",
                 classes="explanation",
             )

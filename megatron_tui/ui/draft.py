@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from megatron_model.config import RunConfig, all_fields, get_setting, with_settings
-from megatron_model.errors import RequestError
-from megatron_model.presets import PRESETS, fitted
-from megatron_model.settings import Field
+from megatron_model.config.fields import RunConfig, all_fields, get_setting, with_settings
+from megatron_model.config.presets import PRESETS, fitted
+from megatron_model.config.schema import Field
+from megatron_model.util.errors import RequestError
 
 NOT_IN_FORM = ("data.corpus",)
 """Settings that have a place of their own on the screen."""
@@ -54,7 +54,7 @@ class SetupDraft:
     preset: str
     edits: Mapping[str, str] = field(default_factory=dict)
     size: int = 0
-    """Of the corpus in bytes; 0 while it is not known, and nothing is fitted."""
+    """Of the corpus in characters; 0 while it is not known, and nothing is fitted."""
 
     def with_preset(self, preset: str) -> SetupDraft:
         """Return the draft on another preset; what was typed gives way to it, but for the data."""

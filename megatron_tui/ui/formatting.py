@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TypeGuard
+
+from megatron_model.util.text import plural
+from megatron_model.util.user_folders import home
+
+__all__ = ["plural"]
 
 MISSING = "–"
-"""What stands where a number is not known yet."""
+"""What stands where a number is not known yet, or cannot be one of its kind."""
+
+LARGEST = 1e18
+"""From here on a number is damage: no count, size or time of ours comes near it."""
+
+
+def _known(number: float | None) -> TypeGuard[float]:
+    return number is not None and abs(number) < LARGEST  # also false for NaN
 
 
 def exact(number: float | None) -> str:
     """Return a whole number with thousands separated: ``12,345``."""
-    return MISSING if number is None else f"{number:,.0f}"
+    return f"{number:,.0f}" if _known(number) else MISSING
 
 
 def count(number: float | None) -> str:
     """Return three digits and a letter: ``12.3k``, ``4.10M``; small numbers stay whole."""
-    if number is None or not math.isfinite(number):
+    if not _known(number):
         return MISSING
     if abs(number) < 1000:
         return f"{number:.0f}"
@@ -30,7 +43,7 @@ def count(number: float | None) -> str:
 
 def size(number: float | None) -> str:
     """Return bytes in binary units: ``34.1 GiB``."""
-    if number is None:
+    if not _known(number):
         return MISSING
     if abs(number) < 1024:
         return f"{number:.0f} B"
@@ -44,7 +57,7 @@ def size(number: float | None) -> str:
 
 def duration(seconds: float | None) -> str:
     """Return the two largest units: ``47 ms``, ``8.2s``, ``1m 48s``, ``3h 05m``, ``2d 4h``."""
-    if seconds is None or not math.isfinite(seconds):
+    if not _known(seconds) or seconds < 0:
         return MISSING
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
@@ -61,21 +74,44 @@ def duration(seconds: float | None) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Return one short unit for the axis of a chart: ``40s``, ``2m``, ``1.5h``."""
-    for factor, unit in ((86_400, "d"), (3600, "h"), (60, "m")):
+    """Return a place on the axis of a chart: ``40s``, ``2m``, ``1.5h``; odd ones as ``1m20s``."""
+    if not _known(seconds):
+        return MISSING
+    for factor, unit, smaller, rest in (
+        (86_400, "d", 3600, "h"),
+        (3600, "h", 60, "m"),
+        (60, "m", 1, "s"),
+    ):
         if seconds >= factor:
-            return f"{seconds / factor:.3g}{unit}"
+            tenths = round(seconds / factor, 1)
+            if math.isclose(tenths * factor, seconds):
+                return f"{tenths:g}{unit}"
+            whole, part = divmod(round(seconds / smaller), factor // smaller)
+            return f"{whole}{unit}{part:02d}{rest}" if part else f"{whole}{unit}"
     return f"{seconds:.3g}s"
 
 
 def age(seconds: float) -> str:
     """Return how long ago something was, in one unit: ``just now``, ``5m ago``, ``3d ago``."""
+    if not _known(seconds):
+        return MISSING
     if seconds < 2:
         return "just now"
-    for factor, unit in ((86_400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= factor:
-            return f"{seconds // factor:.0f}{unit} ago"
-    return f"{seconds:.0f}s ago"
+    factor, unit = _age_unit(seconds)
+    return f"{seconds // factor:.0f}{unit} ago"
+
+
+def age_lasts(seconds: float) -> float:
+    """Return for how many seconds `age` keeps saying the same, or at least says it."""
+    if not _known(seconds):
+        return math.inf
+    factor, _ = _age_unit(seconds)
+    return factor - seconds % factor
+
+
+def _age_unit(seconds: float) -> tuple[int, str]:
+    units = ((86_400, "d"), (3600, "h"), (60, "m"))
+    return next((unit for unit in units if seconds >= unit[0]), (1, "s"))
 
 
 def loss(value: float | None) -> str:
@@ -85,6 +121,13 @@ def loss(value: float | None) -> str:
     if not math.isfinite(value):
         return "not a number"
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:.3g}"
+
+
+def bits(value: float | None) -> str:
+    """Return bits per character: ``2.31``."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value:.2f}" if abs(value) < 1000 else f"{value:.3g}"
 
 
 def rate(value: float | None) -> str:
@@ -99,19 +142,14 @@ def rate(value: float | None) -> str:
 
 def times(number: float | None) -> str:
     """Return how often: ``0.802``, ``9.79``, ``2,044``."""
-    if number is None:
+    if not _known(number):
         return MISSING
     return f"{number:,.0f}" if number >= 99.5 else f"{number:.3g}"
 
 
 def percent(share: float | None) -> str:
     """Return a share of one as a whole percentage."""
-    return MISSING if share is None else f"{share * 100:.0f}%"
-
-
-def plural(number: int, word: str) -> str:
-    """Return ``1 step``, ``2 steps``."""
-    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+    return f"{share * 100:.0f}%" if _known(share) else MISSING
 
 
 def shortened(text: str, width: int) -> str:
@@ -124,8 +162,10 @@ def shortened(text: str, width: int) -> str:
 
 def homely(path: Path) -> str:
     """Return a path as a shell prints it: with ``~`` for the user's own folder."""
-    home = Path.home()
-    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
+    folder = home()
+    if folder is None or not path.is_relative_to(folder):
+        return str(path)
+    return "~" if path == folder else f"~/{path.relative_to(folder)}"
 
 
 def _three_digits(scaled: float) -> str:

@@ -17,8 +17,8 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from megatron_model.text import safe
-from megatron_tui.widgets.wrapping import Wrapping
+from megatron_model.util.text import safe
+from megatron_tui.ui.wrapping import Wrapping
 
 SURPRISE_BITS = (0.5, 1.5, 3.0, 5.0, 8.0)
 """Where one tint of the surprise view ends and the next begins, in bits."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from textual.content import Content
 
-from megatron_tui.widgets.key_bar import KeyBar, key_entry
+from megatron_tui.ui.key_bar import KeyBar, key_entry
 
 GAP = "   "
 

@@ -7,16 +7,28 @@ escapes or enters do that: the message of the second is on its way when the firs
 from __future__ import annotations
 
 import contextlib
+from typing import ClassVar
 
 from textual import screen
 from textual.await_complete import AwaitComplete
-from textual.command import CommandPalette
+from textual.binding import Binding, BindingType
+from textual.command import CommandList, CommandPalette
 from textual.screen import ScreenResultType
 from textual.widgets import OptionList
+
+from megatron_tui.terminal.keyboard import Keyboard
 
 
 class ModalScreen(screen.ModalScreen[ScreenResultType]):
     """A dialog that answers once."""
+
+    opened_in: int | None = None
+    """The burst of keys that opened it, as the keyboard counts them."""
+
+    def on_mount(self) -> None:
+        """Remember what opened it: what a paste asks, it must not answer."""
+        keyboard: Keyboard | None = getattr(self.app, "keyboard", None)
+        self.opened_in = keyboard.burst if keyboard is not None else None
 
     def dismiss(self, result: ScreenResultType | None = None) -> AwaitComplete:
         """Close, if that has not happened yet."""
@@ -46,10 +58,17 @@ class Options(OptionList):
 class Palette(CommandPalette):
     """The command palette, which closes once too."""
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        # In place of Textual's, which fail before the list was laid out.
+        Binding("pagedown", "page('page_down')", show=False),
+        Binding("pageup", "page('page_up')", show=False),
+    ]
+
     def dismiss(self, result: None = None) -> AwaitComplete:
         """Close, if that has not happened yet."""
         return super().dismiss(result) if self.is_active else _nothing()
 
-    def _action_command_list(self, action: str) -> None:
+    async def action_page(self, action: str) -> None:
+        """Go a page up or down the commands."""
         with contextlib.suppress(KeyError):  # as in `Options`
-            super()._action_command_list(action)
+            await self.query_one(CommandList).run_action(action)

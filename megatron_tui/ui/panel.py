@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.geometry import Region
 from textual.widget import Widget
 
-from megatron_model.text import safe
+from megatron_model.util.text import safe
 
 
 class Panel(Vertical):
@@ -57,11 +57,11 @@ class Panel(Vertical):
             self.border_subtitle = Content(safe(subtitle, one_line=True))
 
 
-class Text(Widget):
+class Label(Widget):
     """Text that repaints only what changed of it; it is never parsed as markup."""
 
     DEFAULT_CSS = """
-    Text { height: auto; }
+    Label { height: auto; }
     """
 
     def __init__(

@@ -14,11 +14,12 @@ from textual.content import Content
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from megatron_model.text import safe
-from megatron_tui.screens.modal import ModalScreen, Options
-from megatron_tui.widgets.corpus_picker import PathInput
-from megatron_tui.widgets.key_hints import KeyHints
-from megatron_tui.widgets.panel import Text
+from megatron_model.util.text import safe
+from megatron_tui.terminal.keyboard import answers, irreversible
+from megatron_tui.ui.key_hints import KeyHints
+from megatron_tui.ui.modal import ModalScreen, Options
+from megatron_tui.ui.panel import Label
+from megatron_tui.ui.path_input import PathInput
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,9 @@ class Pick(ModalScreen[str | None]):
         """Title, list, what the entry under the cursor is, keys."""
         width = max((len(safe(entry.name, one_line=True)) for entry in self._entries), default=0)
         with Vertical(classes="pick"):
-            yield Text(Content.styled(safe(self._title, one_line=True), "bold"))
+            yield Label(Content.styled(safe(self._title, one_line=True), "bold"))
             yield PickList(*(self._option(entry, width) for entry in self._entries), markup=False)
-            yield Text(classes="more")
+            yield Label(classes="more")
             yield KeyHints({"pick.take": self._verb})
 
     def on_mount(self) -> None:
@@ -91,6 +92,9 @@ class Pick(ModalScreen[str | None]):
 
     def set_entries(self, entries: Sequence[Entry]) -> None:
         """Show other entries: what was looked up in the background."""
+        if not self.query(OptionList):
+            self._entries = list(entries)  # it is not composed yet, and will list these
+            return
         present = self.entry.value if self.entry is not None else self._chosen
         self._entries = list(entries)
         width = max((len(safe(entry.name, one_line=True)) for entry in entries), default=0)
@@ -117,7 +121,7 @@ class Pick(ModalScreen[str | None]):
 
     @on(OptionList.OptionHighlighted)
     def _moved(self) -> None:
-        self.query_one(".more", Text).show(safe(self.entry.more) if self.entry else "")
+        self.query_one(".more", Label).show(safe(self.entry.more) if self.entry else "")
 
     @on(OptionList.OptionSelected)
     def _take(self, event: OptionList.OptionSelected) -> None:
@@ -144,6 +148,7 @@ class RunPick(Pick):
     def __init__(self, title: str, entries: Sequence[Entry]) -> None:
         super().__init__(title, entries, verb="Take its settings")
 
+    @irreversible
     def action_resume(self) -> None:
         """Choose to go on with the run under the cursor."""
         if self.entry is not None:
@@ -170,23 +175,35 @@ class AskPath(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         """Title, path, what is wrong, keys."""
         with Vertical(classes="pick"):
-            yield Text(Content.styled(self._title, "bold"))
+            yield Label(Content.styled(self._title, "bold"))
             yield AskedPath(self._value, id="asked")
-            yield Text(classes="more")
+            yield Label(classes="more")
             yield KeyHints()
 
     def action_cancel(self) -> None:
         """Do nothing."""
         self.dismiss(None)
 
-    def action_take(self) -> None:
-        """Do it, or say why not."""
+    @answers
+    async def action_take(self) -> None:
+        """Do it, or say why not; a second time does it all the same, where that can be."""
         typed = self.query_one(PathInput).value
-        problem = self._take(typed, self._refused == typed)
+        if typed == self._refused:
+            await self.run_action("insist")
+        else:
+            self._try(typed, again=False)
+
+    @irreversible
+    def action_insist(self) -> None:
+        """Do what was refused."""
+        self._try(self.query_one(PathInput).value, again=True)
+
+    def _try(self, typed: str, *, again: bool) -> None:
+        problem = self._take(typed, again)
         if not problem:
             self.dismiss(typed)
             return
         self._refused = typed
-        self.query_one(".more", Text).show(
+        self.query_one(".more", Label).show(
             Content.styled("✗ " + safe(problem, one_line=True), "$error"), layout=True
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from textwrap import wrap
@@ -16,28 +14,14 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Input
 
-from megatron_model.settings import Field
-from megatron_model.text import safe
-from megatron_tui.setup_draft import range_text
-from megatron_tui.widgets.panel import Panel, Text
-from megatron_tui.widgets.settings_list import VALUE_WIDTH, SettingsList, label
+from megatron_model.config.schema import Field
+from megatron_model.util.text import safe
+from megatron_tui.ui.draft import range_text
+from megatron_tui.ui.panel import Label, Panel
+from megatron_tui.ui.settings_list import VALUE_WIDTH, SettingsList, label
 
 
-class OrderedInput(Input):
-    """An input whose priority keys can wait for the letters that were typed before them."""
-
-    async def letters_taken(self) -> None:
-        """Wait until the keys that were handed to this input were taken in.
-
-        A key with priority acts in the app, ahead of those that are still on their way here.
-        """
-        taken = asyncio.Event()
-        self.call_later(taken.set)
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(taken.wait(), 1.0)
-
-
-class ValueEditor(OrderedInput):
+class ValueEditor(Input):
     """Lies over the value under the cursor while it is typed.
 
     The keys have priority: they act before the next key is handed out, so that a value typed fast
@@ -66,9 +50,8 @@ class ValueEditor(OrderedInput):
         self.cursor_blink = False
         self._close = close
 
-    async def action_leave(self, change: int) -> None:
+    def action_leave(self, change: int) -> None:
         """Keep what was typed; go to another row."""
-        await self.letters_taken()
         self._close(change, False)
 
     def action_revert(self) -> None:
@@ -76,7 +59,7 @@ class ValueEditor(OrderedInput):
         self._close(0, True)
 
 
-class FindField(OrderedInput):
+class FindField(Input):
     """What is typed here narrows the list."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -95,9 +78,8 @@ class FindField(OrderedInput):
         self.cursor_blink = False
         self._close = close
 
-    async def action_take(self) -> None:
+    def action_take(self) -> None:
         """Go to the first of what was found."""
-        await self.letters_taken()
         self._close()
 
     def action_clear(self) -> None:
@@ -149,7 +131,7 @@ class SettingsForm(Panel):
         """List over help; the editor lies over the list while something is typed."""
         yield FindField(self._end_search)
         yield SettingsList(self._fields, self._open_editor)
-        yield Text(classes="about")
+        yield Label(classes="about")
         yield ValueEditor(self._close_editor)
 
     @property
@@ -220,7 +202,7 @@ class SettingsForm(Panel):
 
     @on(SettingsList.Moved)
     def _show_help(self) -> None:
-        about = self.query_one(".about", Text)
+        about = self.query_one(".about", Label)
         found = self.settings.field
         error = self._errors.get(found.key, "")
         about.set_class(bool(error), "-error")

@@ -19,9 +19,9 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from megatron_model.settings import Field
-from megatron_model.text import safe
-from megatron_tui.setup_draft import stepped
+from megatron_model.config.schema import Field
+from megatron_model.util.text import safe
+from megatron_tui.ui.draft import stepped
 
 VALUE_WIDTH = 12
 DIGITS = "0123456789"

@@ -11,8 +11,8 @@ from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from megatron_model.text import safe
-from megatron_tui.widgets.wrapping import Row, Wrapping
+from megatron_model.util.text import safe
+from megatron_tui.ui.wrapping import Row, Wrapping
 
 
 class StreamView(ScrollView, can_focus=True):
@@ -38,8 +38,15 @@ class StreamView(ScrollView, can_focus=True):
     """
 
     def __init__(self, *, follow: bool = True, id: str | None = None) -> None:
-        """With `follow`, the view stays at the end unless it is scrolled up."""
+        """With `follow`, the view stays at the end unless it is scrolled up.
+
+        Without, it stays at the beginning of what was written, with what there is room for of the
+        prompt above it, until it is scrolled.
+        """
         super().__init__(id=id)
+        self._in_place = True
+        """Whether the view is where it keeps itself, not where somebody scrolled it to."""
+        self._placing = False
         self._follows = follow
         self._wrapped = Wrapping()
         self._prompt = 0
@@ -63,7 +70,8 @@ class StreamView(ScrollView, can_focus=True):
         self._prompt, self._apart = 0, None
         self.append(prompt)
         self._prompt = self._wrapped.length
-        self.scroll_home(animate=False)
+        self._in_place = True
+        self._keep_place()
         self.refresh()
 
     def set_apart(self) -> None:
@@ -75,26 +83,44 @@ class StreamView(ScrollView, can_focus=True):
         """Add text."""
         if not piece:
             return
-        follow = self._follows and self.is_vertical_scroll_end
         changed = self._wrapped.append(safe(piece).replace("\t", "    "))
         if not self._width:
             return  # not laid out yet; the first resize wraps everything
         rows = len(self._wrapped.rows)
         if rows != self.virtual_size.height:
             self.virtual_size = Size(self._width, rows)
-            if follow:
-                self.scroll_end(animate=False, immediate=True, x_axis=False)
+            self._keep_place()
         self.refresh_lines(changed, rows - changed)
 
     @property
     def _width(self) -> int:
         return self.scrollable_content_region.width
 
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Take note of where somebody scrolls it to."""
+        super().watch_scroll_y(old_value, new_value)
+        if not self._placing:
+            self._in_place = self._follows and self.is_vertical_scroll_end
+
+    def _keep_place(self) -> None:
+        """Go on showing what is new, unless it was scrolled away from."""
+        if not self._in_place:
+            return
+        row = len(self._wrapped.rows)
+        if not self._follows:
+            # Half of the view at least for what is written, however long the prompt is.
+            above = self._wrapped.row_of(self._prompt - 1) + 1 if self._prompt else 0
+            row = max(0, above - self.scrollable_content_region.height // 2)
+        self._placing = True
+        self.scroll_to(y=row, animate=False, immediate=True)
+        self._placing = False
+
     def on_resize(self, _event: Resize) -> None:
         """Wrap anew when the width changed."""
         if self._width:
             self._wrapped.lay_out(self._width)
             self.virtual_size = Size(self._width, len(self._wrapped.rows))
+            self._keep_place()
             self.refresh()
 
     def render_line(self, y: int) -> Strip:

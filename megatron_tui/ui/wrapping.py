@@ -93,7 +93,8 @@ class Wrapping:
             return len(chunk) if len(chunk) <= width else chunk.rfind(" ") + 1 or width
         cells = 0
         for index, character in enumerate(chunk):
-            cells += cell_len(character)
+            # The selector of emoji has no width, but makes the character before it a wide one.
+            cells += 1 if character == "\ufe0f" else cell_len(character)
             if cells > width:
                 return max(1, index)
         return len(chunk)

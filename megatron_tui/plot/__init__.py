@@ -1,0 +1,1 @@
+"""Charts as rows of coloured text: the one place that knows plotext."""

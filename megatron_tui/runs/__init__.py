@@ -1,0 +1,1 @@
+"""The Runs screen: every run there is."""

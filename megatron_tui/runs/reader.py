@@ -1,0 +1,133 @@
+"""Read the runs of a folder in the background: what is known at once, the rest as it is read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from megatron_model.run.folder import RunFolder
+from megatron_model.util.errors import RequestError
+from megatron_model.util.text import safe
+from megatron_tui.runs.listing import KnownRuns, RunRow, read_row
+from megatron_tui.services.training import TrainingService
+from megatron_tui.ui.background import InBackground
+
+SHOW_SECONDS = 0.3
+"""How often what was read so far is shown while the rest is read."""
+WHOLE_SECONDS = 60.0
+"""How often all runs are looked at where none was added or removed: one may be resumed elsewhere.
+
+In between only the runs in training are, so that a screen nobody touches costs next to nothing."""
+REST = 100.0
+"""After a look at all runs there is a pause of at least so many times its length."""
+
+
+class Look(NamedTuple):
+    """What a look at the runs found."""
+
+    rows: list[RunRow]
+    whole: bool = True
+    """Whether these are all the runs, the newest first, or only those that changed."""
+
+
+class RunsReader:
+    """Looks at the runs, one look at a time.
+
+    Args:
+        runs_dir: where the runs are.
+        training: knows the runs of this session.
+        in_background: where the looking happens.
+        show: called with the rows as they become known, the newest run first.
+        change: called with rows that changed, where the others did not.
+        ended: called at the end of a look, with why the folder cannot be read, or nothing.
+    """
+
+    def __init__(
+        self,
+        runs_dir: Path,
+        training: TrainingService,
+        in_background: InBackground,
+        *,
+        show: Callable[[list[RunRow]], object],
+        change: Callable[[list[RunRow]], object],
+        ended: Callable[[str], object],
+    ) -> None:
+        self._runs_dir, self._training = runs_dir, training
+        self._in_background = in_background
+        self._show, self._change, self._ended = show, change, ended
+        self._known = KnownRuns()
+        self._again = False
+        """Whether another look was asked for while one was going on."""
+        self._problem = ""
+        self._active: list[RunRow] = []
+        """The runs in training, as they were shown last."""
+        self._rested = 0.0
+        """From when on there may be another look at all of them that was not asked for."""
+        self.reading = False
+
+    def read(self, *, whole: bool = True) -> None:
+        """Look at the runs: once more after a look that is going on.
+
+        Without `whole` only at those in training, where none was added or removed.
+        """
+        self._again = self.reading
+        if not self.reading:
+            self.reading = True
+            self._in_background(lambda: self._look(whole), self._take, self._end, group="runs")
+
+    def read_again(self) -> None:
+        """Look again after a while; at all of them seldom, the more so where that takes long."""
+        if not self.reading:
+            self.read(whole=time.monotonic() >= self._rested)
+
+    def _take(self, look: Look) -> None:
+        (self._show if look.whole else self._change)(look.rows)
+
+    def _look(self, whole: bool) -> Iterator[Look]:
+        self._problem = ""
+        try:
+            if whole or not self._known.are_all_of(self._runs_dir):
+                yield from self._look_at_all()
+            else:
+                yield from self._look_at_active()
+        except RequestError as error:
+            self._problem = safe(str(error), one_line=True)
+            self._active = []
+            self._rested = 0.0  # the next look is at all of them, and says the same
+            yield Look([])
+
+    def _look_at_all(self) -> Iterator[Look]:
+        """Yield what is known of the runs, and the rest as it is read, the newest first."""
+        began = shown = time.monotonic()
+        folders = self._known.list_all(self._runs_dir)
+        rows = [self._known.seen(folder) for folder in folders]
+        if not all(row.known for row in rows):
+            yield Look(list(rows))
+        for index, folder in enumerate(folders):
+            rows[index] = self._row(folder)
+            if time.monotonic() - shown > SHOW_SECONDS:
+                yield Look(list(rows))
+                shown = time.monotonic()
+        self._active = [row for row in rows if row.active]
+        yield Look(rows)
+        now = time.monotonic()
+        self._rested = now + max(WHOLE_SECONDS, REST * (now - began))
+
+    def _look_at_active(self) -> Iterator[Look]:
+        """Read the runs in training; yield those of which there is something new."""
+        rows = [self._row(row.folder) for row in self._active]
+        changed = [new for new, old in zip(rows, self._active, strict=True) if new != old]
+        self._active = [row for row in rows if row.active]
+        if changed:
+            yield Look(changed, whole=False)
+
+    def _row(self, folder: RunFolder) -> RunRow:
+        return read_row(folder, self._training.run_of(folder), self._known)
+
+    def _end(self) -> None:
+        self.reading = False
+        self._ended(self._problem)
+        if self._again:
+            self.read()

@@ -1,1 +1,0 @@
-"""The four screens of the workbench and the dialogs over them; a screen composes and routes."""

@@ -1,0 +1,1 @@
+"""What outlives a screen: the threads that train and write, and what is remembered."""

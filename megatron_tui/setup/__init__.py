@@ -1,0 +1,1 @@
+"""The Setup screen: a corpus, the settings, what the run will cost."""

@@ -1,0 +1,1 @@
+"""What every screen stands in: header, key bar, help, palette, first frame."""

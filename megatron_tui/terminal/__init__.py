@@ -1,0 +1,1 @@
+"""The terminal itself: its signals, its connection, what it can show."""

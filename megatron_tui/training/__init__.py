@@ -1,0 +1,1 @@
+"""The Training screen: the run on show, its curves and the keys that command it."""

@@ -1,0 +1,84 @@
+"""The other runs in the loss chart: the parents of a fork, and the runs it is compared with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_model.config.fields import RunConfig
+from megatron_model.events.state import RunState
+from megatron_model.run.folder import RunFolder
+from megatron_model.util.errors import RequestError
+from megatron_model.util.text import safe
+
+SIGNS = "ABCD"
+"""Letters of the runs compared with; no more of them: nobody can tell more lines apart."""
+COLOURS = ("chart-compare-1", "chart-compare-2", "chart-compare-3", "chart-compare-4")
+
+GENERATIONS = 16
+"""A fork of a fork of a fork: so many are followed back."""
+
+
+@dataclass(frozen=True, eq=False)
+class OtherRun:
+    """Another run in the chart: compared with (`sign` is a letter), or the parent of a fork."""
+
+    name: str
+    state: RunState
+    sign: str
+    colour: str
+    until: float = math.inf
+    """The step from which on its curve is not shown."""
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """A run with what is compared; `config` is None where its run.toml cannot be read."""
+
+    name: str
+    state: RunState
+    config: RunConfig | None
+
+
+def read_run(folder: RunFolder, state: RunState | None = None) -> Compared:
+    """Read a run to compare with; a state that is known already is taken as it is."""
+    try:
+        config = folder.read_config()
+    except RequestError:
+        config = None
+    name = safe(folder.name, one_line=True)
+    return Compared(name, folder.state() if state is None else state, config)
+
+
+def lettered(runs: Sequence[Compared]) -> list[OtherRun]:
+    """Return the runs compared with as curves with a letter each."""
+    return [
+        OtherRun(run.name, run.state, sign, colour)
+        for run, sign, colour in zip(runs, SIGNS, COLOURS, strict=False)
+    ]
+
+
+def ancestors(folder: RunFolder) -> list[OtherRun]:
+    """Return the runs that this one was forked from, the oldest first, each up to its branch.
+
+    One that was deleted ends the list: the rest is unknown.
+    """
+    found: list[OtherRun] = []
+    seen: set[Path] = {folder.path}
+    until = math.inf
+    while (parent := folder.read_parent()) is not None and len(found) < GENERATIONS:
+        name, step = parent
+        until = min(until, step)
+        path = folder.path.parent / name
+        if path in seen or path.name != name:
+            break
+        seen.add(path)
+        try:
+            folder = RunFolder.open(path)
+            state = folder.state()
+        except (RequestError, OSError):
+            break
+        found.append(OtherRun(f"before: {name}", state, "", "chart-parent", until))
+    return found[::-1]
