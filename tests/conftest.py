@@ -14,8 +14,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 
-from megatron_model.config import RunConfig
-from megatron_model.run_folder import RunFolder
+from megatron_model.config.fields import RunConfig
+from megatron_model.run.folder import RunFolder
+from megatron_model.util import fallback
 from tests.model.helpers import TEXT, tiny_config, train
 
 LONG_FIRST = ("survival", "distributed", "tui", "snapshots")
@@ -62,6 +63,12 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for kind in ("CACHE", "DATA", "CONFIG", "STATE"):
             patch.setenv(f"XDG_{kind}_HOME", str(home / kind.lower()))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _nothing_missing() -> None:
+    """Let no test hear of what an earlier one had to do without."""
+    fallback.forget()
 
 
 @pytest.fixture(scope="session")

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from megatron_model.config import ModelConfig, RunConfig, with_settings
-from megatron_model.control import Control
-from megatron_model.events import RECORDED, Evaluated, Event, StepFinished
-from megatron_model.presets import get_preset
-from megatron_model.run_folder import RunFolder
+from megatron_model.config.fields import ModelConfig, RunConfig, SamplingConfig, with_settings
+from megatron_model.config.presets import get_preset
+from megatron_model.events.schema import RECORDED, Evaluated, Event, MetricsReported
+from megatron_model.run.control import Control
+from megatron_model.run.folder import RunFolder
 
 if TYPE_CHECKING:
-    from megatron_model.trainer import Trainer
+    from torch import nn
+
+    from megatron_model.training.trainer import Trainer
 
 ARCHITECTURES = ("classic", "modern")
 
@@ -62,22 +65,38 @@ def tiny_model(architecture: str = "classic", **changes: object) -> ModelConfig:
 
 
 def make_trainer(
-    config: RunConfig, text: str = TEXT, *, clock: Callable[[], float] | None = None
+    config: RunConfig,
+    text: str = TEXT,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    begun: float | None = None,
 ) -> Trainer:
     """Return a trainer on `text`, nine tenths of which it learns from."""
-    from megatron_model.tokenizer import CharTokenizer
-    from megatron_model.trainer import Trainer
+    from megatron_model.data.tokenizer import CharTokenizer
+    from megatron_model.training.trainer import Trainer
 
     tokenizer = CharTokenizer(text)
     tokens = np.array(tokenizer.encode(text), dtype=np.uint8)
     border = len(tokens) * 9 // 10
-    options = {"clock": clock} if clock else {}
-    return Trainer(config, tokenizer, tokens[:border], tokens[border:], **options)
+    splits = tokens[:border], tokens[border:]
+    return Trainer(config, tokenizer, *splits, clock=clock, begun=begun)
+
+
+def written_tokens(
+    model: nn.Module, prompt: Sequence[int], sampling: SamplingConfig, *, cached: bool = True
+) -> Iterator[int]:
+    """Yield the tokens that a model writes after the prompt."""
+    from megatron_model.inference.sampler import Stream, generate_columns
+
+    stream = Stream(sampling, prompt)
+    for (token,), _ in generate_columns(model, prompt, [stream], cached=cached):
+        assert token is not None
+        yield token
 
 
 def train(folder: RunFolder, control: Control | None = None) -> list[Event]:
     """Train the run to its end and return everything that happened."""
-    from megatron_model.runner import run_training
+    from megatron_model.run.runner import run_training
 
     return list(run_training(folder, control or Control()))
 
@@ -86,7 +105,7 @@ def train_and(
     folder: RunFolder, when: Callable[[Event], bool], *commands: str, at_most: int = 5000
 ) -> list[Event]:
     """Train, and give the commands at the first event for which `when` is true."""
-    from megatron_model.runner import run_training
+    from megatron_model.run.runner import run_training
 
     control = Control()
     seen: list[Event] = []
@@ -109,7 +128,7 @@ def history(events: list[Event]) -> dict[tuple[str, int], float]:
     """Return every loss by its kind and step; a later report of a step counts."""
     found: dict[tuple[str, int], float] = {}
     for event in events:
-        if isinstance(event, StepFinished):
+        if isinstance(event, MetricsReported):
             found["train", event.step] = event.train_loss
         elif isinstance(event, Evaluated):
             found["validation", event.step] = event.val_loss

@@ -15,15 +15,15 @@ from textual.pilot import Pilot
 from textual.widgets import OptionList
 from torch import nn
 
-from megatron_model.checkpoint import LoadedModel, load_model
-from megatron_model.run_folder import RunFolder
-from megatron_model.tokenizer import CharTokenizer
+from megatron_model.data.tokenizer import CharTokenizer
+from megatron_model.run.checkpoint import LoadedModel, load_model
+from megatron_model.run.folder import RunFolder
 from megatron_tui.app import MegatronApp
-from megatron_tui.screens.attention import AttentionScreen
-from megatron_tui.screens.generation import GenerationScreen
-from megatron_tui.screens.view import View
-from megatron_tui.widgets.heat_view import HeatView
-from megatron_tui.widgets.panel import Panel
+from megatron_tui.generation.attention import AttentionScreen
+from megatron_tui.generation.job_screen import JobScreen
+from megatron_tui.generation.screen import GenerationScreen
+from megatron_tui.ui.heat_view import HeatView
+from megatron_tui.ui.panel import Panel
 from tests.model.helpers import TEXT
 from tests.snapshots.test_snapshots import Compare
 from tests.tui.conftest import _utc as _utc  # the fixture counts here too
@@ -92,11 +92,11 @@ def pressed(*keys: str, typed: str = "The king") -> Callable[[Pilot[Any]], Any]:
         await pilot.press("escape", "r")
         await until(lambda: app.workbench.generation.status.phase == "done" and not screen.busy)
         screen.catch_up()
-        assert screen.written is not None
+        assert screen.session.text is not None
         # Whatever the model wrote: another processor may round otherwise.
-        screen.written._pieces = [WROTE]
-        screen.written.length = len(WROTE)
-        screen.take_text(screen.written)
+        screen.session.text._pieces = [WROTE]
+        screen.session.text.length = len(WROTE)
+        screen.take_text(screen.session.text)
         for key in keys:
             await pilot.press(key)
             await settled(pilot)
@@ -110,7 +110,7 @@ async def settled(pilot: Pilot[Any]) -> None:
     app = pilot.app
     assert isinstance(app, MegatronApp)
     view = app.screen
-    if isinstance(view, View):
+    if isinstance(view, JobScreen):
         await until(lambda: view.feed is not None and not view.feed.busy)
         view.poll()
         if isinstance(view, AttentionScreen):
@@ -147,7 +147,7 @@ def test_difference(snap_compare: Compare, known: MegatronApp, size: tuple[int, 
         await pressed("D")(pilot)
         await until(lambda: bool(pilot.app.screen.query(OptionList)))
         await pilot.press("end", "enter")
-        await until(lambda: isinstance(pilot.app.screen, View))
+        await until(lambda: isinstance(pilot.app.screen, JobScreen))
         await settled(pilot)
         for key in ("v", "j", "l"):
             await pilot.press(key)

@@ -11,9 +11,9 @@ from textual.pilot import Pilot
 
 from megatron_model.device import DeviceInfo
 from megatron_tui.app import MegatronApp
-from megatron_tui.screens.pick import Pick
-from megatron_tui.screens.setup import SetupScreen
-from megatron_tui.screens.xray import XrayScreen
+from megatron_tui.setup.screen import SetupScreen
+from megatron_tui.setup.xray import XrayScreen
+from megatron_tui.ui.pick import Pick
 from tests.tui.conftest import _utc as _utc  # the fixture counts here too
 from tests.tui.conftest import copy_recorded, make_app, make_workbench, tale, until
 

@@ -10,11 +10,11 @@ import pytest
 from textual.pilot import Pilot
 
 from megatron_tui.app import MegatronApp
-from megatron_tui.screens.setup import SetupScreen
-from megatron_tui.screens.training import TrainingScreen
-from megatron_tui.widgets.chart import Chart
-from megatron_tui.widgets.panel import Text
-from megatron_tui.widgets.ranks_panel import RanksPanel
+from megatron_tui.plot.chart import Chart
+from megatron_tui.setup.screen import SetupScreen
+from megatron_tui.training.ranks_panel import RanksPanel
+from megatron_tui.training.screen import TrainingScreen
+from megatron_tui.ui.panel import Label
 from tests.snapshots.test_snapshots import Compare
 from tests.tui.conftest import _utc as _utc  # the fixture counts here too
 from tests.tui.conftest import make_app, make_workbench, until
@@ -28,11 +28,11 @@ def training(*keys: str) -> Callable[[Pilot[Any]], Any]:
     async def run_before(pilot: Pilot[Any]) -> None:
         app = pilot.app
         assert isinstance(app, MegatronApp)
-        await until(lambda: app.workbench.engine.state == "ready")
+        await until(lambda: app.workbench.torch_loader.state == "ready")
         await until(lambda: isinstance(app.screen, TrainingScreen))
         chart = app.screen.query(Chart).first()
         await until(lambda: "┤" in chart.text)
-        text = app.screen.query_one(RanksPanel).query_one(Text)
+        text = app.screen.query_one(RanksPanel).query_one(Label)
         await until(lambda: "%" in text.plain)
         await pilot.press(*keys)
         await pilot.pause()
@@ -65,7 +65,7 @@ def test_setup_of_two(snap_compare: Compare, tale: str, size: tuple[int, int]) -
         await until(lambda: screen.facts.complete and screen.plan.device is not None)
         await until(lambda: len(screen.query_one("#corpora")._options) == 3)  # type: ignore[attr-defined]
         screen.plan.change(screen.draft.with_values({"training.devices": 2}))
-        screen._update()
+        screen.show_plan()
         await pilot.pause()
 
     assert snap_compare(app, terminal_size=size, run_before=run_before)

@@ -11,13 +11,13 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable
 
 from megatron_tui.app import MegatronApp
-from megatron_tui.screens.generation import GenerationScreen
-from megatron_tui.screens.setup import SetupScreen
-from megatron_tui.widgets.chart import Chart
-from megatron_tui.widgets.stream_view import StreamView
+from megatron_tui.generation.screen import GenerationScreen
+from megatron_tui.plot.chart import Chart
+from megatron_tui.setup.screen import SetupScreen
+from megatron_tui.ui.stream_view import StreamView
 from tests.tui.conftest import _utc as _utc  # the fixture counts here too
 from tests.tui.conftest import copy_recorded, make_app, make_workbench, tale, until
-from tests.tui.test_services import Letters
+from tests.tui.services.test_services import Letters
 
 __all__ = ["tale"]
 
@@ -43,7 +43,7 @@ def mode(*keys: str, ready: Callable[[MegatronApp], bool]) -> Callable[[Pilot[An
     async def run_before(pilot: Pilot[Any]) -> None:
         app = pilot.app
         assert isinstance(app, MegatronApp)
-        await until(lambda: app.workbench.engine.state == "ready")
+        await until(lambda: app.workbench.torch_loader.state == "ready")
         await pilot.press(*keys)
         await until(lambda: ready(app))
         await pilot.pause()

@@ -9,17 +9,24 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
+from textual.widgets import Input
 
-from megatron_model.events import CheckpointSaved, Evaluated, Event, SampleGenerated, encode_event
+from megatron_model.events.schema import (
+    CheckpointSaved,
+    Evaluated,
+    Event,
+    SampleGenerated,
+    encode_event,
+)
 from megatron_tui.app import MegatronApp
-from megatron_tui.screens.compare import CompareScreen
-from megatron_tui.screens.training import TrainingScreen
-from megatron_tui.widgets.chart import Chart
-from megatron_tui.widgets.panel import Text
+from megatron_tui.plot.chart import Chart
+from megatron_tui.training.compare_dialog import CompareScreen
+from megatron_tui.training.screen import TrainingScreen
+from megatron_tui.ui.panel import Label
 from tests.snapshots.test_snapshots import Compare
 from tests.tui.conftest import NOW, copy_recorded, make_app, make_workbench, until
 from tests.tui.conftest import _utc as _utc  # the fixture counts here too
-from tests.tui.test_training_features import report, started
+from tests.tui.training.helpers import report, started
 
 
 def troubled(runs: Path, name: str) -> None:
@@ -53,7 +60,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MegatronApp:
     name = "a-run-with-a-very-long-name-of-the-collected-works-2"
     troubled(runs, name)
     workbench = make_workbench(runs)
-    from megatron_model.run_folder import RunFolder
+    from megatron_model.run.folder import RunFolder
 
     return make_app(workbench, run=RunFolder.open(runs / name))
 
@@ -62,7 +69,7 @@ def pressed(*keys: str) -> Callable[[Pilot[Any]], Any]:
     async def run_before(pilot: Pilot[Any]) -> None:
         app = pilot.app
         assert isinstance(app, MegatronApp)
-        await until(lambda: app.workbench.engine.state == "ready")
+        await until(lambda: app.workbench.torch_loader.state == "ready")
         await until(lambda: isinstance(app.screen, TrainingScreen))
         chart = app.screen.query(Chart).first()
         await until(lambda: "┤" in chart.text or "+" in chart.text)
@@ -78,7 +85,9 @@ def pressed(*keys: str) -> Callable[[Pilot[Any]], Any]:
         if isinstance(screen, CompareScreen):
             await until(lambda: bool(screen._folders))
             await pilot.press("space")
-            await until(lambda: "best loss" in screen.query_one(".table", Text).plain)
+            await until(lambda: "best loss" in screen.query_one(".table", Label).plain)
+        for field in screen.query(Input):
+            field.cursor_blink = False
         await pilot.pause()
 
     return run_before

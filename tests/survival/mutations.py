@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from megatron_model.errors import RequestError
-from megatron_model.run_folder import MODEL_FILE, TRAINING_FILE, RunFolder
-from megatron_model.text import safe
+from megatron_model.run.folder import MODEL_FILE, TRAINING_FILE, RunFolder
+from megatron_model.util.errors import RequestError
+from megatron_model.util.text import safe
 
 HOSTILE = (
     b"\x1b]0;pwned\x07\x1b[2J",
@@ -60,14 +60,14 @@ def mutate(data: bytes, draw: random.Random) -> bytes:
 
 def read_model(path: Path) -> None:
     """A model file."""
-    from megatron_model.checkpoint import load_model
+    from megatron_model.run.checkpoint import load_model
 
     load_model(path, device="cpu")
 
 
 def read_training(path: Path) -> None:
     """One of the two files of a trainer's state; checksums would refuse most, so there are none."""
-    from megatron_model.checkpoint import load_training
+    from megatron_model.run.checkpoint import load_training
 
     load_training(path.parent)
 
@@ -85,17 +85,17 @@ def read_log(path: Path) -> None:
 
 def read_settings(path: Path) -> None:
     """A run.toml, or a configuration file."""
-    from megatron_model.config import config_from_toml
+    from megatron_model.config.fields import config_from_toml
 
     folder = RunFolder(path.parent)
-    _ = folder.config, folder.corpus_fingerprint, folder.parent
+    _ = folder.read_config(), folder.read_corpus_fingerprint(), folder.read_parent()
     config_from_toml(path)
 
 
 def read_corpus(path: Path) -> None:
     """A text."""
-    from megatron_model.corpus import find_corpus
-    from megatron_model.token_cache import prepare_now, split
+    from megatron_model.data.corpus import find_corpus
+    from megatron_model.data.token_cache import prepare_now, split
 
     prepared = prepare_now(find_corpus(str(path)), "auto")
     split(prepared, 0.1, 16)

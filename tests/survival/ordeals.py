@@ -20,22 +20,22 @@ from typing import Any
 
 import psutil
 
-from megatron_model.command_folder import CommandFolder
-from megatron_model.config import with_settings
-from megatron_model.control import Control
-from megatron_model.event_log import EventLog
-from megatron_model.events import (
+from megatron_model.config.fields import with_settings
+from megatron_model.events.log import EventLog
+from megatron_model.events.schema import (
     RECORDED,
-    Alerted,
+    Alert,
     CheckpointSaved,
     Evaluated,
     Event,
+    MetricsReported,
     RunFinished,
     RunStarted,
-    StepFinished,
-    StepTaken,
+    StepCompleted,
 )
-from megatron_model.run_folder import RunFolder
+from megatron_model.run.command_folder import CommandFolder
+from megatron_model.run.control import Control
+from megatron_model.run.folder import RunFolder
 from tests.model.helpers import history, tiny_config, train
 from tests.survival.processes import (
     gaps,
@@ -99,9 +99,9 @@ def kills(runs_dir: Path, corpus: Path, times: int, seed: int = 1) -> dict[str, 
 
 
 def _to_the_end(folder: RunFolder, steps: int) -> Iterator[Event]:
-    from megatron_model.runner import run_training
+    from megatron_model.run.runner import run_training
 
-    config = with_settings(folder.config, {"training.steps": steps})
+    config = with_settings(folder.read_config(), {"training.steps": steps})
     return run_training(folder, Control(), config=config)
 
 
@@ -153,15 +153,7 @@ def full_disk(runs_dir: Path, corpus: Path) -> dict[str, Any]:
                 file.write(b"\0" * 4096)
         # The alert itself waits for the disk: what is seen is that nothing moves any more.
         kept = {checkpoint.step for checkpoint in folder.checkpoints()}
-        size = -1
-
-        def stands_still() -> bool:
-            nonlocal size
-            before, size = size, folder.events_path.stat().st_size
-            time.sleep(0.5)
-            return before == size
-
-        wait_for(stands_still, "the run to wait")
+        wait_for(lambda: waits_for_room(trainer.pid, folder), "the run to wait")
         assert trainer.poll() is None
         assert kept & {checkpoint.step for checkpoint in folder.checkpoints()}
         ballast.unlink()
@@ -171,11 +163,26 @@ def full_disk(runs_dir: Path, corpus: Path) -> dict[str, Any]:
     events = folder.read_events()[0]
     lines = folder.events_path.read_bytes().count(b"\n")
     assert lines == len(events), "a torn line"
-    alerts = sum(isinstance(event, Alerted) for event in events)
+    alerts = sum(isinstance(event, Alert) for event in events)
     assert alerts
-    reported = [event.step for event in events if isinstance(event, StepFinished)]
+    reported = [event.step for event in events if isinstance(event, MetricsReported)]
     assert reported == list(range(10, reported[-1] + 1, 10)), "reports were lost"
     return {"alerts": alerts, "lost": 0}
+
+
+def waits_for_room(pid: int, folder: RunFolder) -> bool:
+    """Whether a trainer rests and its log stands still.
+
+    One that is starved of its processor writes nothing either, but it wants to run.
+    """
+    trainer, size = psutil.Process(pid), folder.events_path.stat().st_size
+    for _ in range(25):
+        busy = sum(trainer.cpu_times()[:2])
+        time.sleep(0.02)
+        used = sum(trainer.cpu_times()[:2]) - busy
+        if trainer.status() != psutil.STATUS_SLEEPING or used > 0.01:
+            return False
+    return folder.events_path.stat().st_size == size
 
 
 @contextlib.contextmanager
@@ -199,11 +206,15 @@ def week(runs_dir: Path, corpus: Path, count: int) -> dict[str, Any]:
 
 async def _week(runs_dir: Path, corpus: Path, count: int) -> dict[str, Any]:
     from megatron_tui.app import MegatronApp
-    from megatron_tui.training_service import TrainingService
-    from megatron_tui.workbench import Workbench
+    from megatron_tui.services.training import TrainingService
+    from megatron_tui.services.workbench import Workbench
 
     sizes: list[int] = []
     process = psutil.Process()
+
+    def waiting() -> int:
+        run = service.training
+        return 0 if run is None else len(run._hub._events)
 
     def stub(folder: RunFolder, control: Control) -> Iterator[Event]:
         with folder.lock():
@@ -213,8 +224,8 @@ async def _week(runs_dir: Path, corpus: Path, count: int) -> dict[str, Any]:
                     log.record(event)
                 yield event
                 if number % 2000 == 0:
-                    wait_for(lambda: len(service._hub._events) < 2000, "the screen")
-                if number >= count and isinstance(event, StepFinished):
+                    wait_for(lambda: waiting() < 2000, "the screen")
+                if number >= count and isinstance(event, MetricsReported):
                     break  # a step that was only taken is not in the log
                 if number % max(1, count // 100) == 0:
                     sizes.append(process.memory_info().rss)
@@ -252,8 +263,8 @@ def _endless_events() -> Iterator[Event]:
     while True:
         step += 10
         loss = 1.0 + draw.random()
-        yield StepTaken(step=step, elapsed_seconds=step / 10)
-        yield StepFinished(
+        yield StepCompleted(step=step, elapsed_seconds=step / 10)
+        yield MetricsReported(
             step=step,
             train_loss=loss,
             learning_rate=1e-3,

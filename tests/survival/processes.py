@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import pty
 import signal
@@ -19,9 +20,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from megatron_model.config import with_settings
-from megatron_model.events import Event, RunHandedOver, StepFinished
-from megatron_model.run_folder import RunFolder
+from megatron_model.config.fields import with_settings
+from megatron_model.events.log import last_event
+from megatron_model.events.schema import Event, MetricsReported, RunHandedOver
+from megatron_model.run import lock as run_lock
+from megatron_model.run.command_folder import CommandFolder
+from megatron_model.run.folder import LOCK_FILE, RunFolder
 from tests.model.helpers import tiny_config
 
 PATIENCE = 60.0
@@ -67,7 +71,7 @@ def start_trainer(folder: RunFolder, *arguments: str) -> Iterator[subprocess.Pop
 
 def reports(folder: RunFolder) -> int:
     """Return how many reports of steps are in the log."""
-    return sum(isinstance(event, StepFinished) for event in folder.read_events()[0])
+    return sum(isinstance(event, MetricsReported) for event in folder.read_events()[0])
 
 
 def wait_for_reports(folder: RunFolder, more: int = 1) -> None:
@@ -79,12 +83,12 @@ def wait_for_reports(folder: RunFolder, more: int = 1) -> None:
 def gaps(events: list[Event]) -> list[float]:
     """Return the seconds between the last report before and the first after each hand-over."""
     found: list[float] = []
-    before: StepFinished | None = None
+    before: MetricsReported | None = None
     open_gap = False
     for event in events:
         if isinstance(event, RunHandedOver):
             open_gap = True
-        elif isinstance(event, StepFinished):
+        elif isinstance(event, MetricsReported):
             if open_gap and before is not None:
                 found.append(event.time - before.time)
             open_gap, before = False, event
@@ -97,12 +101,27 @@ def hand_overs(folder: RunFolder) -> int:
 
 
 def stop(folder: RunFolder) -> None:
-    """Stop whichever process trains the run, and wait until it let go."""
-    from megatron_model.command_folder import CommandFolder
+    """Stop whichever process trains the run, or is about to, and wait until none does.
 
-    if folder.is_active():
-        CommandFolder(folder.path).send("stop")
-    wait_for(lambda: not folder.is_active(), f"the end of {folder.name}")
+    One that does not obey is killed: it would train on for ever.
+    """
+    asked = -math.inf
+
+    def ended() -> bool:
+        nonlocal asked
+        if folder.is_active() and time.monotonic() > asked + 1.0:
+            # Again: a trainer that is just beginning drops what was meant for the one before it.
+            CommandFolder(folder.path).send("stop")
+            asked = time.monotonic()
+        handed_over = isinstance(last_event(folder.events_path), RunHandedOver)
+        return not folder.is_active() and not handed_over
+
+    try:
+        wait_for(ended, f"the end of {folder.name}")
+    except AssertionError:
+        if folder.is_active() and (holder := run_lock.holder(folder.path / LOCK_FILE)):
+            os.kill(holder.pid, signal.SIGKILL)
+        raise
 
 
 class Terminal:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from megatron_model.run_folder import RunFolder
+from megatron_model.run.folder import RunFolder
 from tests.survival import mutations, ordeals
+
+pytestmark = pytest.mark.slow
 
 
 def test_killed_trainers_lose_nothing_that_was_saved(runs_dir: Path, corpus: Path) -> None:

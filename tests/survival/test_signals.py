@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_model import run_lock
-from megatron_model.events import RunFinished, RunStarted
-from megatron_model.run_folder import LOCK_FILE
+from megatron_model.events.schema import RunFinished, RunStarted
+from megatron_model.run import lock as run_lock
+from megatron_model.run.folder import LOCK_FILE
 from tests.survival.processes import (
     Terminal,
     gaps,
@@ -20,6 +20,8 @@ from tests.survival.processes import (
     wait_for,
     wait_for_reports,
 )
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from megatron_model.command_folder import CommandFolder
-from megatron_model.events import RunFinished, RunHandedOver
-from megatron_model.run_folder import RunFolder
+from megatron_model.events.schema import RunFinished, RunHandedOver
+from megatron_model.run.command_folder import CommandFolder
+from megatron_model.run.folder import RunFolder
+from megatron_tui.terminal.keyboard import HAND_SECONDS
 from tests.survival.processes import (
     gaps,
     hand_overs,
@@ -22,6 +24,9 @@ from tests.survival.processes import (
     wait_for_reports,
     workbench,
 )
+
+pytestmark = pytest.mark.slow
+
 
 LEFT_ALTERNATE_SCREEN = "\x1b[?1049l"
 
@@ -85,7 +90,7 @@ def test_leaving_while_training_leaves_the_run_going(run: RunFolder, runs_dir: P
     wait_for_reports(run)
 
 
-def test_a_paused_run_stays_paused_when_it_changes_hands(run: RunFolder, runs_dir: Path) -> None:
+def test_a_paused_run_stays_paused_when_it_is_handed_over(run: RunFolder, runs_dir: Path) -> None:
     with training_workbench(runs_dir, run) as terminal:
         terminal.press("p")
         wait_for(lambda: run.state().status == "paused", "the pause")
@@ -110,3 +115,17 @@ def test_a_workbench_that_is_killed_loses_only_what_was_not_saved(
         assert terminal.wait() == -signal.SIGKILL
     assert not run.is_active()
     assert run.status(run.state()) == "interrupted"
+
+
+@pytest.mark.slow
+def test_a_paste_that_is_not_announced_leaves_the_run_alone(run: RunFolder, runs_dir: Path) -> None:
+    with training_workbench(runs_dir, run) as terminal:
+        terminal.press("dS\rs\ry\rqs\rSally sells data\r")
+        terminal.see("Keys came all at once")
+        wait_for_reports(run, 2)
+        assert hand_overs(run) == 0
+        terminal.press("\x1b")  # whatever it opened
+        terminal.see("Stop")
+        time.sleep(10 * HAND_SECONDS)  # an escape and a letter close together are one key
+        terminal.press("d")
+        wait_for(lambda: hand_overs(run) == 1, "the hand-over")

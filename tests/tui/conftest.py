@@ -12,23 +12,23 @@ from pathlib import Path
 
 import pytest
 
-from megatron_model.control import Control
 from megatron_model.device import DeviceInfo
-from megatron_model.events import (
+from megatron_model.events.schema import (
     Event,
     RunFinished,
     RunHandedOver,
     RunPaused,
     RunResumed,
-    StepTaken,
+    StepCompleted,
     decode_event,
 )
-from megatron_model.run_folder import RunFolder
+from megatron_model.run.control import Control
+from megatron_model.run.folder import RunFolder
 from megatron_tui.app import MegatronApp
-from megatron_tui.engine import Engine
-from megatron_tui.generation_service import GenerationService, LoadModel
-from megatron_tui.training_service import TrainingService
-from megatron_tui.workbench import Workbench
+from megatron_tui.services.generation import GenerationService, LoadModel
+from megatron_tui.services.torch_loader import TorchLoader
+from megatron_tui.services.training import TrainingService
+from megatron_tui.services.workbench import Workbench
 
 DATA = Path(__file__).parent / "data"
 NOW = 1_700_000_400.0
@@ -83,7 +83,7 @@ class GatedTrainer:
                         yield RunPaused(step=event.step, time=NOW)
                     if command == "resume":
                         yield RunResumed(step=event.step, time=NOW)
-                    if command == "release":
+                    if command == "hand_over":
                         yield RunHandedOver(step=event.step, time=NOW, elapsed_seconds=1.0)
                         return
                     if command == "stop":
@@ -92,7 +92,7 @@ class GatedTrainer:
                         )
                         return
                 yield event
-                yield StepTaken(step=event.step, time=event.time, elapsed_seconds=1.0)
+                yield StepCompleted(step=event.step, time=event.time, elapsed_seconds=1.0)
 
 
 class Successor:
@@ -107,6 +107,10 @@ class Successor:
         return 2 if self.ended else None
 
 
+NO_TENSORS = (2).to_bytes(8, "little") + b"{}"
+"""A whole safetensors file with nothing in it."""
+
+
 def copy_recorded(runs_dir: Path, name: str = "shakespeare-cpu") -> RunFolder:
     """Put the recorded run into `runs_dir`, with a checkpoint to choose."""
     path = runs_dir / name
@@ -114,7 +118,7 @@ def copy_recorded(runs_dir: Path, name: str = "shakespeare-cpu") -> RunFolder:
     for step, loss in ((400, 1.7444), (437, None)):
         checkpoint = path / "checkpoints" / f"step-{step:08d}"
         checkpoint.mkdir(parents=True)
-        (checkpoint / "model.safetensors").touch()
+        (checkpoint / "model.safetensors").write_bytes(NO_TENSORS)
         (checkpoint / "training.json").write_text(json.dumps({"val_loss": loss}))
     return RunFolder.open(path)
 
@@ -130,7 +134,7 @@ def make_workbench(
         runs_dir,
         training=TrainingService(trainer, now=lambda: NOW),
         generation=GenerationService(load_model),
-        engine=Engine(lambda: device),
+        torch_loader=TorchLoader(lambda: device),
     )
 
 

@@ -6,9 +6,15 @@ from pathlib import Path
 
 import msgspec
 
-from megatron_model.config import with_settings
-from megatron_model.events import Event, RankMeasured, RanksMeasured, RunStarted, encode_event
-from megatron_model.run_folder import RunFolder
+from megatron_model.config.fields import with_settings
+from megatron_model.events.schema import (
+    Event,
+    RankMeasured,
+    RanksMeasured,
+    RunStarted,
+    encode_event,
+)
+from megatron_model.run.folder import RunFolder
 from tests.tui.conftest import NOW, copy_recorded, recorded_events
 
 GIB = 1 << 30
@@ -50,6 +56,6 @@ def copy_together(
     """Put a run on so many devices into `runs_dir`."""
     folder = copy_recorded(runs_dir, name)
     folder.events_path.write_bytes(b"".join(map(encode_event, together(count, cards=cards))))
-    config = with_settings(folder.config, {"training.devices": count})
-    folder.write_config(config, fingerprint=folder.corpus_fingerprint)
+    config = with_settings(folder.read_config(), {"training.devices": count})
+    folder.write_config(config, fingerprint=folder.read_corpus_fingerprint())
     return folder

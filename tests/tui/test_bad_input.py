@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from megatron_model.events import Evaluated, Event, encode_event
-from megatron_model.run_folder import RunFolder
-from megatron_tui import training_service
-from megatron_tui.runs_view import KnownRuns
-from megatron_tui.screens.runs import RunsScreen
-from megatron_tui.screens.training import TrainingScreen
-from megatron_tui.training_service import TrainingService
+from megatron_model.events.schema import Evaluated, Event, encode_event
+from megatron_model.run.folder import RunFolder
+from megatron_tui.runs.listing import KnownRuns
+from megatron_tui.runs.screen import RunsScreen
+from megatron_tui.services import run_log
+from megatron_tui.services.training import TrainingService
+from megatron_tui.training.screen import TrainingScreen
 from tests.tui.conftest import GatedTrainer, copy_recorded, make_app, make_workbench, until
-from tests.tui.test_training_features import WIDE, Shown, live, recorded, report, started
+from tests.tui.training.helpers import WIDE, Shown, live, recorded, report, started
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ async def test_a_torn_and_a_corrupt_line_cost_only_themselves(runs_dir: Path) ->
 async def test_a_long_log_is_on_show_at_once_and_read_behind_it(
     runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_service, "LONG_LOG", 40_000)
+    monkeypatch.setattr(run_log, "LONG_LOG", 40_000)
     gate = asyncio.Event()
     loop = asyncio.get_running_loop()
     whole = RunFolder.fold
@@ -169,7 +169,7 @@ async def test_two_workbenches_at_one_run(runs_dir: Path) -> None:
         await until(lambda: first.run.standing == "running")
         service = TrainingService(GatedTrainer([]))
         other = service.show(RunFolder.open(folder.path))
-        assert (other.active, other.here, other.standing) == (True, False, "running")
+        assert (other.active, other.detached, other.standing) == (True, True, "running")
         assert other.state.step == 20
         with pytest.raises(Exception, match="trained by another process"):
             service.start(other.folder)

@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import pkgutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from textual.containers import ScrollableContainer
+from textual.content import Content
 from textual.events import Key
 from textual.geometry import Region
 from textual.screen import Screen
 from textual.scroll_view import ScrollView
 from textual.widget import Widget
+from textual.widgets import Button
 
-from megatron_model.errors import RequestError
-from megatron_model.run_folder import RunFolder
+import megatron_tui
+from megatron_model.run.folder import RunFolder
+from megatron_model.util.errors import RequestError
 from megatron_tui.app import MegatronApp
-from megatron_tui.preferences import Preferences
-from megatron_tui.prompt_history import PromptHistory
-from megatron_tui.screens.ask_text import AskText
-from megatron_tui.screens.ask_values import AskValues, Question
-from megatron_tui.screens.dialogs import Confirm, Leave, Saving
-from megatron_tui.screens.history import HistoryScreen
-from megatron_tui.screens.pick import AskPath, Entry, Pick, RunPick
-from megatron_tui.screens.setup import SetupScreen
-from megatron_tui.screens.stop_run import StopRun
-from megatron_tui.screens.training import TrainingScreen
-from megatron_tui.screens.xray import XrayScreen
-from megatron_tui.widgets.corpus_picker import PathInput
-from megatron_tui.widgets.key_hints import KeyHints
-from megatron_tui.widgets.panel import Text
-from megatron_tui.widgets.settings_list import SettingsList
+from megatron_tui.generation.dialogs import AskText, HistoryScreen
+from megatron_tui.generation.prompt_history import PromptHistory
+from megatron_tui.services.preferences import Preferences
+from megatron_tui.setup.file_browser import FileBrowser
+from megatron_tui.setup.screen import SetupScreen
+from megatron_tui.setup.xray import XrayScreen
+from megatron_tui.shell.help import HelpScreen
+from megatron_tui.shell.too_small import TooSmall
+from megatron_tui.training.compare_dialog import CompareScreen
+from megatron_tui.training.screen import TrainingScreen
+from megatron_tui.training.stop_dialog import StopRun
+from megatron_tui.ui.ask_values import AskValues, Question
+from megatron_tui.ui.dialogs import Confirm, Leave, Saving
+from megatron_tui.ui.key_hints import KeyHints
+from megatron_tui.ui.modal import ModalScreen
+from megatron_tui.ui.panel import Label
+from megatron_tui.ui.path_input import PathInput
+from megatron_tui.ui.pick import AskPath, Entry, Pick, RunPick
+from megatron_tui.ui.settings_list import SettingsList
 from tests.tui.conftest import copy_recorded, make_app, make_workbench, tale, until
 
 __all__ = ["tale"]
@@ -62,9 +71,31 @@ def faults(screen: Screen[Any]) -> list[str]:
         if isinstance(parent, Widget) and widget.region not in parent.region:
             found.append(f"{widget!r} at {widget.region} is outside {parent!r} at {parent.region}")
         found += over_siblings(widget)
-        if isinstance(widget, (Text, KeyHints)):
+        if isinstance(widget, (Label, KeyHints)):
             found += cut(widget)
-    return found
+    return found + [fault for button in screen.query(Button) for fault in hidden(screen, button)]
+
+
+def hidden(screen: Screen[Any], button: Button) -> list[str]:
+    """Return what of the label of a button cannot be read on the screen as it is drawn."""
+    label = Content.from_text(button.label).plain
+    if not button.display or any(not node.display for node in button.ancestors_with_self):
+        return []
+    x, y, width, height = button.region
+    rows = screen._compositor.render_strips(screen.size)[y : y + height]
+    drawn = " ".join(row.crop(x, x + width).text for row in rows)
+    return [] if label in drawn else [f"{label!r} is drawn as {drawn!r}"]
+
+
+def dialogs_of_the_app() -> set[type[Screen[Any]]]:
+    """Return every dialog that the workbench has, found where it is defined."""
+    found: set[type[Screen[Any]]] = set()
+    for info in pkgutil.walk_packages(megatron_tui.__path__, "megatron_tui."):
+        if not info.name.endswith("__main__"):
+            for kind in vars(importlib.import_module(info.name)).values():
+                if isinstance(kind, type) and issubclass(kind, ModalScreen):
+                    found.add(kind)
+    return found - {ModalScreen}
 
 
 def over_siblings(widget: Widget) -> list[str]:
@@ -84,7 +115,7 @@ def over_siblings(widget: Widget) -> list[str]:
     ]
 
 
-def cut(text: Text | KeyHints) -> list[str]:
+def cut(text: Label | KeyHints) -> list[str]:
     """Return whether words are missing, without three dots that say so."""
     if not text.size or text.styles.text_overflow == "ellipsis":
         return []
@@ -116,6 +147,7 @@ def history() -> PromptHistory:
 DIALOGS: dict[str, Callable[[], Screen[Any]]] = {
     "confirm": lambda: Confirm(f"Delete {LONG}?", WORDS, yes="Delete", no="Keep", danger=True),
     "leave": lambda: Leave(LONG, 123_456_789),
+    "leave-apart": lambda: Leave(LONG, 123_456_789, apart=True),
     "saving": lambda: Saving(LONG),
     "handing-over": lambda: Saving(LONG, leaving=True),
     "stop": lambda: StopRun(LONG, 123_456_789, 123_456_000),
@@ -127,8 +159,23 @@ DIALOGS: dict[str, Callable[[], Screen[Any]]] = {
     "history": lambda: HistoryScreen(history()),
     "pick": lambda: Pick("Which one?", many(3), "1", verb="Take this one"),
     "pick-of-many": lambda: Pick("Which one?", many(60), "1"),
+    "ask-path": lambda: AskPath("Save the settings as", f"{LONG}.toml", lambda *_: WORDS),
     "pick-of-none": lambda: RunPick("Begin with the settings of which run?", []),
 }  # fmt: skip
+
+ELSEWHERE: set[type[Screen[Any]]] = {
+    CompareScreen,  # these are opened by keys, below
+    FileBrowser,
+    HelpScreen,
+    XrayScreen,
+    TooSmall,  # in front in a terminal that is too small for everything else
+}
+
+
+def test_no_dialog_goes_unseen() -> None:
+    seen = {type(make()) for make in DIALOGS.values()} | ELSEWHERE
+    assert dialogs_of_the_app() <= seen, "add the new one to DIALOGS"
+
 
 FROM_SETUP = ["P", "b", "x", "ctrl+s", "L", "e", "f", "d", "question_mark"]
 FROM_TRAINING = ["F", "c", "question_mark"]
@@ -143,7 +190,7 @@ async def workbench(
     copy_recorded(runs_dir, "another")
     app = make_app(make_workbench(runs_dir), run=RunFolder.open(folder.path), corpus=corpus)
     async with app.run_test(size=size) as pilot:
-        await until(lambda: app.workbench.engine.state == "ready")
+        await until(lambda: app.workbench.torch_loader.state == "ready")
         await until(lambda: isinstance(app.screen, TrainingScreen))
         await pilot.pause()
         yield app, pilot
@@ -210,7 +257,7 @@ async def test_every_setting_has_its_help_whole_or_with_dots(runs_dir: Path, tal
         await pilot.press("f2")
         await until(lambda: isinstance(app.screen, SetupScreen) and app.screen.facts.complete)
         form = app.screen.query_one("#settings")
-        about = form.query_one(".about", Text)
+        about = form.query_one(".about", Label)
         form.query_one("SettingsList").focus()
         found, read = [], set()
         for _ in range(60):
@@ -251,7 +298,7 @@ async def test_enter_takes_a_path_though_an_input_has_the_focus(runs_dir: Path, 
         await pilot.pause()
         assert app.screen.query_one(KeyHints).plain == "enter Do it   tab Complete   esc Cancel"
         await pilot.press("enter")
-        await until(lambda: "It exists." in app.screen.query_one(".more", Text).plain)
+        await until(lambda: "It exists." in app.screen.query_one(".more", Label).plain)
         assert app.screen.query_one(PathInput).value == "x.toml"
         await pilot.press("enter")
         await until(lambda: isinstance(app.screen, TrainingScreen))

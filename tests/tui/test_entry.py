@@ -19,8 +19,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_app_is_imported_without_what_is_heavy() -> None:
     code = (
-        "import sys, megatron_tui.app, megatron_tui.screens.setup, megatron_tui.screens.training, "
-        "megatron_tui.screens.generation, megatron_tui.screens.runs;"
+        "import sys, megatron_tui.app, megatron_tui.setup.screen, megatron_tui.training.screen, "
+        "megatron_tui.generation.screen, megatron_tui.runs.screen;"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     assert run("-c", code).stdout.strip() == "[]"

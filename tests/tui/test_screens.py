@@ -7,30 +7,30 @@ from pathlib import Path
 import pytest
 from textual.widgets import DataTable, Input
 
-from megatron_model.config import RunConfig
+from megatron_model.config.fields import RunConfig
 from megatron_model.device import DeviceInfo
-from megatron_model.errors import RequestError
-from megatron_model.run_folder import RunFolder
+from megatron_model.run.folder import RunFolder
+from megatron_model.util.errors import RequestError
 from megatron_tui.app import MegatronApp
-from megatron_tui.opening import make_app as make_real_app
-from megatron_tui.screens.dialogs import Confirm, Leave, Saving
-from megatron_tui.screens.generation import GenerationScreen
-from megatron_tui.screens.help import HelpScreen
-from megatron_tui.screens.runs import RunsScreen
-from megatron_tui.screens.setup import SetupScreen
-from megatron_tui.screens.stop_run import StopRun
-from megatron_tui.screens.too_small import TooSmall
-from megatron_tui.screens.training import TrainingScreen
-from megatron_tui.setup_draft import form_fields
-from megatron_tui.training_service import TrainingService
-from megatron_tui.widgets.chart import Chart
-from megatron_tui.widgets.corpus_picker import CorpusPicker
-from megatron_tui.widgets.header import WorkbenchHeader
-from megatron_tui.widgets.key_bar import KeyBar
-from megatron_tui.widgets.panel import Text
-from megatron_tui.widgets.settings_list import SettingsList
-from megatron_tui.widgets.stream_view import StreamView
-from megatron_tui.widgets.training_panels import RunProgress
+from megatron_tui.app import make_app as make_real_app
+from megatron_tui.generation.screen import GenerationScreen
+from megatron_tui.plot.chart import Chart
+from megatron_tui.runs.screen import RunsScreen
+from megatron_tui.services.training import TrainingService
+from megatron_tui.setup.corpus_picker import CorpusPicker
+from megatron_tui.setup.screen import SetupScreen
+from megatron_tui.shell.header import WorkbenchHeader
+from megatron_tui.shell.help import HelpScreen
+from megatron_tui.shell.too_small import TooSmall
+from megatron_tui.training.panels import RunProgress
+from megatron_tui.training.screen import TrainingScreen
+from megatron_tui.training.stop_dialog import StopRun
+from megatron_tui.ui.dialogs import Confirm, Leave, Saving
+from megatron_tui.ui.draft import form_fields
+from megatron_tui.ui.key_bar import KeyBar
+from megatron_tui.ui.panel import Label
+from megatron_tui.ui.settings_list import SettingsList
+from megatron_tui.ui.stream_view import StreamView
 from tests.tui.conftest import (
     GatedTrainer,
     Successor,
@@ -40,7 +40,7 @@ from tests.tui.conftest import (
     recorded_events,
     until,
 )
-from tests.tui.test_services import Letters
+from tests.tui.services.test_services import Letters
 
 WIDE = (120, 40)
 
@@ -50,13 +50,13 @@ def front(app: MegatronApp) -> object:
 
 
 def all_text(app: MegatronApp) -> str:
-    return "\n".join(widget.plain for widget in app.screen.query(Text))
+    return "\n".join(widget.plain for widget in app.screen.query(Label))
 
 
 async def corpus_read(app: MegatronApp) -> SetupScreen:
     screen = front(app)
     assert isinstance(screen, SetupScreen)
-    await until(lambda: screen.facts.complete and app.workbench.engine.state == "ready")
+    await until(lambda: screen.facts.complete and app.workbench.torch_loader.state == "ready")
     return screen
 
 
@@ -68,7 +68,7 @@ async def test_three_keys_from_a_cold_start_to_a_run(runs_dir: Path) -> None:
         await until(lambda: isinstance(front(app), TrainingScreen))
         run = app.workbench.training.training
         assert run is not None
-        assert run.folder.config.data.corpus == "builtin:python-reference"
+        assert run.folder.read_config().data.corpus == "builtin:python-reference"
         assert run.name == "python-reference-cpu"
         trainer.release(30)
         await until(lambda: run.state.step >= 100)
@@ -96,7 +96,7 @@ async def test_one_key_starts_as_well(runs_dir: Path, tale: str) -> None:
         await until(lambda: app.workbench.training.training is not None)
         # The run must find its text from any folder.
         text = str(Path(tale).absolute())
-        assert RunFolder.open(runs_dir / "tale-cpu").config.data.corpus == text
+        assert RunFolder.open(runs_dir / "tale-cpu").read_config().data.corpus == text
         app.workbench.training.stop()
         trainer.release(1)
         await until(app.workbench.training.idle.is_set)
@@ -150,9 +150,9 @@ async def test_chart_keys_change_the_view(runs_dir: Path) -> None:
         await pilot.press("0")
         assert len(chart.plot.curves) == 2
         await pilot.press("+")
-        assert screen.view.smoothing == 1
+        assert screen.charts.view.smoothing == 1
         await pilot.press("-")
-        assert screen.view.smoothing == 0
+        assert screen.charts.view.smoothing == 0
         await pilot.press("4")
         assert not screen.query_one("#sample").display
         await pilot.press("4")
@@ -308,7 +308,7 @@ async def test_writing_shows_text_and_names_unknown_characters(runs_dir: Path) -
         screen = app.screen
         assert "step 400, validation 1.744" in all_text(app)
         await pilot.press("R", "o", "é")
-        await until(lambda: "é" in screen.query_one("#unknown", Text).plain)
+        await until(lambda: "é" in screen.query_one("#unknown", Label).plain)
         await pilot.press("enter")
         assert app.workbench.generation.status.phase == "ready"
         await pilot.press("ctrl+d", "enter")
@@ -395,18 +395,19 @@ async def test_quitting_while_training_asks_saves_and_leaves(runs_dir: Path) -> 
 async def test_quitting_can_leave_the_run_going(runs_dir: Path) -> None:
     trainer = GatedTrainer(recorded_events())
     workbench = make_workbench(runs_dir, trainer)
-    workbench.training = TrainingService(trainer, start_successor=Successor)  # type: ignore[arg-type]
+    workbench.training = TrainingService(trainer, start_process=Successor)
     app = make_app(workbench)
     async with app.run_test(size=WIDE) as pilot:
         app._train(RunFolder.create(runs_dir, "a", RunConfig()))
         trainer.release(3)
         await pilot.press("ctrl+q", "enter")  # what enter does loses nothing
         await until(lambda: isinstance(app.screen, Saving))
-        assert workbench.training.leaving
-        workbench.training._control.put("release")  # as the real successor asks
+        assert workbench.training.training is not None
+        assert workbench.training.training.handing_over
+        workbench.training.training.control.put("hand_over")  # as the real successor asks
         trainer.release(1)
         await until(lambda: app._exit)
-    assert trainer.obeyed == ["release"]
+    assert trainer.obeyed == ["hand_over"]
 
 
 async def test_a_successor_that_does_not_start_leaves_everything_as_it_was(
@@ -419,7 +420,7 @@ async def test_a_successor_that_does_not_start_leaves_everything_as_it_was(
         (folder.path / "trainer.log").write_text("no torch \x1b[31m here\n")
         return Successor(folder, ended=True)
 
-    workbench.training = TrainingService(trainer, start_successor=start)  # type: ignore[arg-type]
+    workbench.training = TrainingService(trainer, start_process=start)
     app = make_app(workbench)
     async with app.run_test(size=WIDE, notifications=True) as pilot:
         app._train(RunFolder.create(runs_dir, "a", RunConfig()))
@@ -430,7 +431,7 @@ async def test_a_successor_that_does_not_start_leaves_everything_as_it_was(
         assert not any("\x1b" in n.message for n in app._notifications)
         run = workbench.training.training
         assert run is not None
-        assert not run.leaving
+        assert not run.handing_over
         await pilot.press("ctrl+q", "l")
         await until(lambda: sum("goes on here" in n.message for n in app._notifications) == 2)
         await until(lambda: not isinstance(app.screen, Saving))

@@ -14,9 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from megatron_model import cli
-from megatron_model.config import SamplingConfig
-from megatron_model.insight import (
+from megatron_model.analysis.insight import (
     CharacterScore,
     attention_of,
     compare_surprise,
@@ -24,11 +22,13 @@ from megatron_model.insight import (
     generate_scored,
     surprise,
 )
-from megatron_model.run_folder import RunFolder
-from megatron_model.sampling import generate_stream
-from megatron_model.tokenizer import CharTokenizer, UnknownCharacterError
+from megatron_model.cli import parser as cli
+from megatron_model.config.fields import SamplingConfig
+from megatron_model.data.tokenizer import CharTokenizer, UnknownCharacterError
+from megatron_model.inference.sampler import generate_stream
+from megatron_model.run.folder import RunFolder
 from tests.model.helpers import ARCHITECTURES
-from tests.model.test_model import model_with_opinions
+from tests.model.model.test_models import model_with_opinions
 
 both = pytest.mark.parametrize("architecture", ARCHITECTURES)
 TOKENIZER = CharTokenizer("\nabcdefghij")
@@ -72,7 +72,7 @@ def test_every_character_is_told_once(length: int, block: int) -> None:
 def test_a_text_of_many_batches_is_told_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_with_opinions("modern")
     at_once = list(surprise(model, TOKENIZER, TEXT, 16))
-    monkeypatch.setattr("megatron_model.insight.rows_at_once", lambda _: 2)
+    monkeypatch.setattr("megatron_model.analysis.insight.rows_at_once", lambda _: 2)
     for one, other in zip(at_once, surprise(model, TOKENIZER, TEXT, 16), strict=True):
         assert one.character == other.character
         assert one.log_probability == pytest.approx(other.log_probability, abs=1e-5)

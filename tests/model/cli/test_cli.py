@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -15,12 +16,20 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from megatron_model import __version__, cli
-from megatron_model.checkpoint import load_model, load_weights
-from megatron_model.config import config_to_toml
-from megatron_model.events import CheckpointSaved, Evaluated, RunFinished, decode_event
-from megatron_model.run_folder import MODEL_FILE, RunFolder
-from tests.model.helpers import tiny_config
+from megatron_model import __version__
+from megatron_model.cli import parser as cli
+from megatron_model.config.fields import config_to_toml, differences, with_settings
+from megatron_model.config.presets import MOST_EPOCHS
+from megatron_model.events.schema import (
+    CheckpointSaved,
+    Evaluated,
+    RunFinished,
+    decode_event,
+    encode_event,
+)
+from megatron_model.run.checkpoint import load_model, load_weights
+from megatron_model.run.folder import MODEL_FILE, RunFolder
+from tests.model.helpers import tiny_config, train
 
 
 class Result(NamedTuple):
@@ -118,6 +127,10 @@ SETTINGS = [
     ("model.layer=3", ['Unknown setting "model.layer"', 'Did you mean "model.layers"?']),
     ("model.layers", ["KEY=VALUE"]),
     ("model.layers=many", ["model.layers", "whole number", "many"]),
+    ("model.layers=١٢", ["model.layers", "whole number"]),
+    ("model.layers=1_0_", ["model.layers", "whole number", "1_0_"]),
+    ("model.layers=1__0", ["model.layers", "whole number"]),
+    ("training.learning_rate=０.1", ["training.learning_rate", "a number"]),
     ("model.layers=0", ["model.layers is 0", "at least 1"]),
     ("model.ff_dim=100000000000000000000", ["model.ff_dim", "at most"]),
     ("model.architecture=moden", ['Did you mean "modern"?']),
@@ -146,6 +159,17 @@ def test_a_setting_that_makes_no_sense(
         (["train"], ["CORPUS"]),
         (["train", "{corpus}", "--preset", "smok"], ['"smok"', 'Did you mean "smoke"?']),
         (["train", "{corpus}", "--presets", "cpu"], ["--presets"]),
+        (["train", "{corpus}", "--preset", ""], ["preset", "smoke"]),
+        (["preflight", "{corpus}", "--preset", ""], ["preset", "smoke"]),
+        (["train", "{corpus}", "--max-seconds", "٣"], ["--max-seconds"]),
+        (["train", "{corpus}", "--max-restarts", "1_"], ["--max-restarts"]),
+        (["preflight", "{corpus}", "--interconnect", "0"], ["--interconnect", "above 0"]),
+        (["preflight", "{corpus}", "--device-memory", "9" * 400], ["--device-memory"]),
+        (["preflight", "{corpus}", "--device-memory", "0GiB"], ["--device-memory", "above 0"]),
+        (
+            ["preflight", "{corpus}", "--device-memory", "1GiB", "--device-rate", ""],
+            ["--device-rate", "above 0"],
+        ),
         (["train", "{corpus}", "--config", "no.toml"], ["no.toml"]),
         (["train", "{corpus}", "--max-seconds", "long"], ["--max-seconds", "long"]),
         (["train", "{corpus}", "--max-seconds=-1"], ["training.max_seconds", "at least 0"]),
@@ -189,6 +213,65 @@ def test_a_configuration_file_that_makes_no_sense(
     path = tmp_path / "settings.toml"
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
     assert_refused(run("train", corpus, "--config", path), "settings.toml", *words)
+
+
+LONG = "long " * 2000
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["x" * 10_000],
+        ["train", "{corpus}", "--preset", LONG],
+        ["train", "{corpus}", "--set", LONG],
+        ["train", "{corpus}", "--set", f"model.{LONG}=1"],
+        ["train", "{corpus}", "--set", f"model.layers={LONG}"],
+        ["train", "{corpus}", "--set", f"data.encoding={LONG}"],
+        ["train", "{corpus}", "--set", f"training.device={LONG}"],
+        ["train", "{corpus}", "--name", f"a/{LONG}"],
+        ["train", "{corpus}", "--max-seconds", LONG],
+        ["train", "{corpus}", "--config", LONG],
+        ["train", LONG],
+        ["train", "--resume", LONG],
+        ["sample", LONG],
+        ["sample", "x" * 10_000],
+        ["preflight", "{corpus}", "--interconnect", LONG],
+        ["export", "nothing", LONG],
+        ["tell", LONG, "stop"],
+        ["tell", "nothing", LONG],
+    ],
+    ids=lambda arguments: " ".join(arguments)[:40],
+)
+def test_a_long_argument_is_not_repeated_at_length(
+    run: Run, corpus: Path, arguments: list[str]
+) -> None:
+    result = run(*[argument.replace("{corpus}", str(corpus)) for argument in arguments])
+    assert_refused(result)
+    assert len(result.err) < 1200
+
+
+def test_evaluate_says_that_the_corpus_has_changed(
+    run: Run, run_copy: RunFolder, corpus: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.txt"
+    own.write_bytes(corpus.read_bytes())
+    moved = with_settings(run_copy.read_config(), {"data.corpus": str(own)})
+    run_copy.write_config(moved, fingerprint=run_copy.read_corpus_fingerprint())
+    for path in run_copy.checkpoints():
+        shutil.rmtree(path.path)
+    train(run_copy)
+    same = run("evaluate", run_copy.name, "--json")
+    assert (same.status, same.err) == (0, "")
+    assert json.loads(same.out)["corpus_changed"] is False
+    own.write_text(own.read_text() + own.read_text()[:300])
+    other = run("evaluate", run_copy.name, "--json")
+    assert other.status == 0
+    assert json.loads(other.out)["corpus_changed"] is True
+    assert f"{own} has changed" in other.err
+    # Another text was asked for: nothing to say about it.
+    asked = run("evaluate", run_copy.name, own, "--json")
+    assert json.loads(asked.out)["corpus_changed"] is False
+    assert asked.err == ""
 
 
 def test_a_name_that_is_taken(
@@ -270,7 +353,7 @@ def test_training_prints_for_people_on_stderr(run: Run, tiny: Path, corpus: Path
     result = run("train", corpus, "--config", tiny, "--set", "training.steps=4")
     assert (result.status, result.out) == (0, "")
     assert "step       2  loss " in result.err
-    assert "completed at step 4" in result.err
+    assert "finished: all 4 steps are done" in result.err
     assert "Traceback" not in result.err
 
 
@@ -291,7 +374,7 @@ def test_settings_come_from_preset_file_and_command_line_in_this_order(
     path.write_text("[model]\nlayers = 1\nembed_dim = 8\nheads = 2\n[training]\nsteps = 1\n")
     arguments = ["--config", str(path), "--set", "model.embed_dim=12", "--set", "model.ff_dim=8"]
     assert run("train", corpus, "--preset", "smoke", *arguments, "--name", "mixed").status == 0
-    config = RunFolder(runs_dir / "mixed").config
+    config = RunFolder(runs_dir / "mixed").read_config()
     assert (config.model.layers, config.model.embed_dim, config.model.heads) == (1, 12, 2)
     assert config.model.architecture == "modern"
     assert config.data.corpus == str(corpus)
@@ -321,7 +404,7 @@ def test_a_home_folder_is_meant_by_a_tilde(
 ) -> None:
     monkeypatch.setenv("HOME", str(corpus.parent))
     assert run("train", "~/tale.txt", "--config", tiny, "--set", "training.steps=1").status == 0
-    assert RunFolder(runs_dir / "tale-tiny").config.data.corpus == str(corpus)
+    assert RunFolder(runs_dir / "tale-tiny").read_config().data.corpus == str(corpus)
 
 
 def test_a_corpus_that_moved_can_be_named_anew(
@@ -331,7 +414,7 @@ def test_a_corpus_that_moved_can_be_named_anew(
     monkeypatch.chdir(tmp_path)
     changes = ["--set", "data.corpus=moved.txt", "--set", "training.steps=19"]
     assert run("train", "--resume", run_copy.name, *changes).status == 0
-    assert run_copy.config.data.corpus == str(tmp_path / "moved.txt")
+    assert run_copy.read_config().data.corpus == str(tmp_path / "moved.txt")
     assert run_copy.state().step == 19
 
 
@@ -380,6 +463,10 @@ def test_the_runs_are_listed(run: Run, run_copy: RunFolder, finished_run: RunFol
         lines = file.readlines()
         file.truncate(len(b"".join(lines[:-1])))  # as after a kill
     assert json.loads(run("runs", "--json").out)["status"] == "interrupted"
+    with run_copy.events_path.open("ab") as file:
+        file.write(encode_event(RunFinished(step=9, reason="stopped", elapsed_seconds=1.0)))
+    assert json.loads(run("runs", "--json").out)["status"] == "stopped"
+    assert " stopped " in run("runs").out
 
 
 def test_no_runs_are_listed_where_there_are_none(run: Run) -> None:
@@ -412,7 +499,7 @@ def test_the_preflight_says_what_a_run_costs(run: Run, tiny: Path, corpus: Path)
     assert cost["seconds"] > 0
     said = run("preflight", corpus, "--config", tiny, "--set", "training.steps=100000")
     assert f"{cost['parameters']:,}" in said.out
-    assert "by heart" in said.err
+    assert "memorize" in said.err
 
 
 @pytest.mark.parametrize("verb", ["", "train", "sample", "evaluate", "preflight", "runs", "export"])
@@ -438,11 +525,14 @@ def test_a_signal_saves_and_stops(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as trainer:
         assert trainer.stdout is not None
-        for line in trainer.stdout:
-            if '"step_finished"' in line:
-                break
-        trainer.send_signal(number)
-        out, err = trainer.communicate()
+        try:
+            for line in trainer.stdout:
+                if '"step_finished"' in line:
+                    break
+            trainer.send_signal(number)
+            out, err = trainer.communicate()
+        finally:
+            trainer.kill()
     assert trainer.returncode == status
     assert "Traceback" not in err
     finished = decode_event(out.splitlines()[-1].encode())
@@ -455,3 +545,141 @@ def test_a_signal_saves_and_stops(
     more = f"training.steps={finished.step + 2}"
     assert run("train", "--resume", "long", "--set", more).status == 0
     assert folder.state().step == finished.step + 2
+
+
+# Terminals, texts and files that are not as one would wish
+
+
+@pytest.fixture(scope="module")
+def accented(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run, hardly trained, on a text beyond ASCII."""
+    folder = tmp_path_factory.mktemp("accented")
+    (folder / "été.txt").write_text("déjà vu à l'été\n" * 40, encoding="utf-8")
+    config = tiny_config({"data.corpus": str(folder / "été.txt"), "training.steps": 1})
+    made = RunFolder.create(folder / "runs", "été", config)
+    train(made)
+    return made.path
+
+
+ASCII = (
+    {"PYTHONIOENCODING": "ascii"},
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+)
+
+
+@pytest.mark.parametrize("environment", ASCII, ids=["PYTHONIOENCODING", "LC_ALL"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sample", "{run}", "--prompt", "déjà", "--max-new-tokens", "20"],
+        ["sample", "{run}", "--prompt", "日"],
+        ["runs", "--runs-dir", "{runs}"],
+        ["train", "--resume", "été2", "--runs-dir", "{runs}"],
+    ],
+    ids=["sample", "unknown", "runs", "refused"],
+)
+@pytest.mark.slow
+def test_nothing_is_a_traceback_in_ascii(
+    accented: Path, environment: dict[str, str], arguments: list[str]
+) -> None:
+    filled = [a.format(run=accented, runs=accented.parent) for a in arguments]
+    done = subprocess.run(
+        [sys.executable, "-m", "megatron_model", *filled],
+        env={**os.environ, **environment},
+        capture_output=True,
+    )
+    assert b"Traceback" not in done.stderr, done.stderr.decode(errors="replace")
+    assert (done.stdout + done.stderr).isascii()
+    assert done.returncode == (2 if "日" in filled or "été2" in filled else 0)
+
+
+def test_a_stream_that_knows_only_ascii_gets_escapes(
+    accented: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="ascii"))
+    words = ["megatron-model", "sample", str(accented), "--prompt", "déjà", "--max-new-tokens", "1"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert out.getvalue().startswith(b"d\\xe9j\\xe0")
+
+
+@pytest.mark.parametrize("given", ["stdin", "argument"])
+def test_a_prompt_has_the_line_ends_of_a_corpus(
+    run: Run, finished_run: RunFolder, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    prompt = "The sea\r\nand a king\r\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(prompt.encode())))
+    asked = "-" if given == "stdin" else prompt
+    done = run("sample", finished_run.path, "--prompt", asked, "--max-new-tokens", "0")
+    ending = "" if given == "stdin" else "\n"
+    assert (done.status, done.out) == (0, "The sea\nand a king" + ending + "\n"), done.err
+
+
+def test_settings_are_taken_from_a_run(
+    run: Run, finished_run: RunFolder, corpus: Path, runs_dir: Path
+) -> None:
+    settings = finished_run.path / "run.toml"
+    done = run("train", corpus, "--config", settings, "--set", "training.steps=1", "--name", "a")
+    assert done.status == 0, done.err
+    new, old = RunFolder.open(runs_dir / "a"), finished_run.read_config()
+    assert differences(new.read_config(), old) == {"training.steps": (old.training.steps, 1)}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
+def test_a_run_is_fitted_to_characters_not_to_bytes(
+    run: Run, tmp_path: Path, runs_dir: Path, encoding: str
+) -> None:
+    text = tmp_path / f"{encoding}.txt"
+    text.write_bytes(("吾輩は猫である。\n" * 3000).encode(encoding))
+    said = json.loads(run("preflight", text, "--preset", "cpu", "--json").out)
+    assert said["training_characters"] + said["validation_characters"] == 27_000
+    assert said["epochs"] == pytest.approx(MOST_EPOCHS, rel=0.15)
+    assert said["warnings"] == []
+    options = ["--preset", "cpu", "--set", "training.max_seconds=0.001", "--name", "a"]
+    assert run("train", text, *options).status == 0
+    assert RunFolder.open(runs_dir / "a").read_config().training.steps == 198
+
+
+def test_what_was_made_of_a_folder_is_said(run: Run, tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in ("1.txt", "2.txt", "10.txt"):
+        (folder / name).write_text("the sea\u200b " * 100)
+    (folder / "picture").write_bytes(b"\0")
+    for verb in ("preflight", "train"):
+        done = run(verb, folder, "--config", tiny, "--set", "training.steps=1")
+        assert done.status == 0
+        assert "Joined 3 files in the order 1.txt to 10.txt, with 2 line ends put" in done.err
+        assert "Left out: 1 no text (picture)." in done.err
+        assert "Invisible characters: 300 U+200B ZERO WIDTH SPACE." in done.err
+
+
+def test_damaged_bytes_are_passed_over_on_request(
+    run: Run, tiny: Path, corpus: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "a.txt"
+    text.write_bytes(b"\xff" + corpus.read_bytes() + b"\xff")
+    assert_refused(run("train", text, "--config", tiny), "2 such places", "data.errors=replace")
+    options = ["--config", tiny, "--set", "data.errors=drop", "--set", "training.steps=1"]
+    done = run("train", text, *options, "--name", "a")
+    assert done.status == 0
+    assert "Replaced or dropped 2 damaged places" in done.err
+    evaluated = run("evaluate", "a", "--json")
+    assert evaluated.status == 0, evaluated.err
+
+
+def test_evaluate_finds_a_moved_text_as_it_says(run: Run, tiny: Path, tmp_path: Path) -> None:
+    text = tmp_path / "a.txt"
+    text.write_bytes("Là-bas, l'été, les garçons déçus.\n".encode("cp1252") * 60)
+    options = ["--config", tiny, "--set", "data.encoding=cp1252", "--set", "training.steps=1"]
+    assert run("train", text, *options, "--name", "a").status == 0
+    before = run("evaluate", "a", "--json")
+    text.rename(tmp_path / "moved.txt")
+    assert_refused(run("evaluate", "a"), "a.txt", "evaluate MODEL CORPUS")
+    assert run("evaluate", "a", tmp_path / "moved.txt", "--json").out == before.out
+    (tmp_path / "b.txt").write_bytes(b"\x81" * 99)
+    result = run("evaluate", "a", tmp_path / "b.txt")
+    assert_refused(result, "b.txt is not valid utf-8", "make it UTF-8 first")

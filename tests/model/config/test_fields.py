@@ -11,8 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_model.architectures import build_model, count_parameters
-from megatron_model.config import (
+from megatron_model.config.fields import (
     ModelConfig,
     RunConfig,
     SamplingConfig,
@@ -25,10 +24,12 @@ from megatron_model.config import (
     get_setting,
     with_settings,
 )
-from megatron_model.errors import RequestError
-from megatron_model.events import StepTaken
-from megatron_model.presets import PRESETS, get_preset
-from megatron_model.settings import Field
+from megatron_model.config.presets import PRESETS, get_preset
+from megatron_model.config.schema import Field
+from megatron_model.events.schema import StepCompleted
+from megatron_model.model.factory import build_model
+from megatron_model.model.size import count_parameters
+from megatron_model.util.errors import RequestError
 from tests.model.helpers import make_trainer, tiny_config
 
 FIELDS = list(all_fields().values())
@@ -312,7 +313,7 @@ def test_the_presets_for_every_machine_take_a_step(name: str) -> None:
         "training.compile": "off",
     }
     trainer = make_trainer(with_settings(get_preset(name).config, changes))
-    first = next(event for event in trainer.run() if isinstance(event, StepTaken))
+    first = next(event for event in trainer.run() if isinstance(event, StepCompleted))
     assert first.step == 1
     assert all(bool(weight.isfinite().all()) for weight in trainer.model.parameters())
 
@@ -331,7 +332,7 @@ def test_the_presets_for_large_machines_take_a_step_when_made_small(name: str) -
         "training.compile": "off",
     }
     trainer = make_trainer(with_settings(config, changes))
-    assert next(event.step for event in trainer.run() if isinstance(event, StepTaken)) == 1
+    assert next(event.step for event in trainer.run() if isinstance(event, StepCompleted)) == 1
 
 
 def test_a_file_nested_without_end_is_refused(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from megatron_model.config import RunConfig, with_settings
-from megatron_model.presets import MOST_BLANKED, MOST_EPOCHS, fitted, get_preset
+from megatron_model.config.fields import RunConfig, with_settings
+from megatron_model.config.presets import MOST_BLANKED, MOST_EPOCHS, fitted, get_preset
 
 
 def epochs(config: RunConfig, size: int) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_model.dataset import Batches, TokenArray
+from megatron_model.data.batches import Batches, TokenArray
 
 CPU = torch.device("cpu")
 

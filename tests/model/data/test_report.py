@@ -11,20 +11,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from megatron_model import corpus_report
-from megatron_model.corpus import find_corpus
-from megatron_model.corpus_report import (
+from megatron_model.data import report as corpus_report
+from megatron_model.data.corpus import find_corpus
+from megatron_model.data.report import (
     CorpusReport,
     EncodingUse,
     LineEnds,
     TextReport,
+    corpus_notes,
     inspect_corpus,
     inspect_text,
     trigram_entropy,
 )
-from megatron_model.errors import RequestError
-from megatron_model.token_cache import PreparedCorpus, prepare_now
-from megatron_model.tokenizer import CharTokenizer
+from megatron_model.data.token_cache import PreparedCorpus, prepare_now
+from megatron_model.data.tokenizer import CharTokenizer
+from megatron_model.util.errors import RequestError
 
 FRENCH = "Là-bas, l'été, les garçons déçus dînaient à l'hôtel; où était-ce? Voilà.\n" * 40
 
@@ -231,3 +232,45 @@ def test_only_the_beginning_of_a_long_text_is_sampled(monkeypatch: pytest.Monkey
 def test_a_text_too_short_for_trigrams_has_none() -> None:
     report = text_report("ab")
     assert (report.trigram_entropy, report.longest_line, report.lines) == (None, 2, 1)
+
+
+# What a person should know
+
+
+def test_notes_say_what_was_joined_left_out_and_put_in(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "10.txt").write_bytes("last\u200b".encode("utf-16"))
+    (folder / "2.txt").write_bytes("\ufeffone\ufefftwo\xa0\xff".encode("utf-8-sig"))
+    (folder / "picture").write_bytes(b"\x89PNG\0")
+    (folder / "1.txt").write_bytes(b"first\xff\n")
+    source = find_corpus(str(folder))
+    prepared = prepare_now(source, cache_dir=tmp_path / "cache", errors="replace")
+    expected = [
+        "Joined 3 files in the order 1.txt to 10.txt, with 1 line end put in where one was "
+        "missing.",
+        "Read as UTF-8 and UTF-16.",
+        "Left out: 1 no text (picture).",
+        "Left out 2 byte-order marks (U+FEFF) within the text.",
+        "Replaced or dropped 1 damaged place, as data.errors says.",
+        "Invisible characters: 1 U+00A0 NO-BREAK SPACE, 1 U+200B ZERO WIDTH SPACE.",
+    ]
+    assert corpus_notes(source, prepared) == expected
+    # Known from the cache as well, where nothing is read.
+    again = prepare_now(source, cache_dir=tmp_path / "cache", errors="replace")
+    assert corpus_notes(source, again) == expected
+
+
+def test_a_plain_text_needs_no_notes(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"plain\n")
+    source = find_corpus(str(path))
+    assert corpus_notes(source, prepare_now(source, cache_dir=tmp_path)) == []
+
+
+def test_damage_that_is_passed_over_is_no_problem(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"a\xff\r\nb\n")
+    report = inspect_corpus(find_corpus(str(path)), errors="drop")
+    assert report.problem is None
+    assert report.line_ends == LineEnds(line_feeds=1, pairs=1, carriage_returns=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -15,18 +16,32 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from megatron_model.corpus import BUILTIN_CORPORA, CorpusSource, find_corpus
-from megatron_model.errors import RequestError
-from megatron_model.events import CorpusProgress
-from megatron_model.token_cache import (
+from megatron_model.config.fields import FIRST_RULES, RunConfig
+from megatron_model.data import token_cache
+from megatron_model.data.corpus import BUILTIN_CORPORA, CorpusSource, find_corpus
+from megatron_model.data.token_cache import (
     PreparedCorpus,
+    check_whole,
     prepare_corpus,
     prepare_now,
     prune,
     retokenize,
     split,
 )
-from megatron_model.tokenizer import CharTokenizer, UnknownCharacterError
+from megatron_model.data.tokenizer import CharTokenizer, UnknownCharacterError
+from megatron_model.events.schema import (
+    CorpusProgress,
+    PhaseChanged,
+    RunFailed,
+    RunFinished,
+    StepCompleted,
+)
+from megatron_model.run.control import Control
+from megatron_model.run.folder import RunFolder
+from megatron_model.run.runner import run_training
+from megatron_model.util.errors import RequestError, RunFailedError
+from megatron_model.util.text import plural
+from tests.model.helpers import train
 
 TEXT = "To be, or not to be;\nthat is the question — “whether” ’tis nobler 😀\n"
 
@@ -52,7 +67,7 @@ def token_files(cache: Path) -> list[Path]:
 @settings(
     deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25
 )
-@given(text=st.text(min_size=1).filter(lambda text: "\0" not in text and text[0] != "\ufeff"))
+@given(text=st.text(min_size=1).filter(lambda text: "\0" not in text and "\ufeff" not in text))
 def test_tokens_are_the_text(tmp_path: Path, text: str) -> None:
     source = corpus(tmp_path / "a.txt", text)
     prepared = prepare_now(source, cache_dir=tmp_path / "cache")
@@ -80,7 +95,11 @@ def test_built_in_corpora_are_prepared(tmp_path: Path, spec: str) -> None:
 def test_tokens_take_the_smallest_type(
     tmp_path: Path, characters: int, dtype: str, long: bool
 ) -> None:
-    codes = [code for code in range(1, 70_000) if code != 13 and not 0xD800 <= code < 0xE000]
+    codes = [
+        code
+        for code in range(1, 70_000)
+        if code not in (13, 0xFEFF) and not 0xD800 <= code < 0xE000
+    ]
     text = "".join(map(chr, codes[:characters]))
     text += chr(codes[0]) * 200_000 * long  # An ASCII piece after one that is not.
     prepared = prepare_now(corpus(tmp_path / "a.txt", text), cache_dir=tmp_path / "cache")
@@ -91,11 +110,67 @@ def test_tokens_take_the_smallest_type(
     assert not prepared.tokens[characters:].any()
 
 
-def test_tokens_are_read_only_and_mapped(tmp_path: Path) -> None:
-    prepared = prepare_now(corpus(tmp_path / "a.txt"), cache_dir=tmp_path / "cache")
-    assert isinstance(prepared.tokens.base, np.memmap)
+@pytest.fixture
+def mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every token array is so large that its file is mapped."""
+    monkeypatch.setattr(token_cache, "_MEMORY_BYTES", 0)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_tokens_are_read_only_and_mapped_where_they_are_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    source = corpus(tmp_path / "a.txt")
+    before = prepare_now(source, cache_dir=tmp_path / "cache").tokens
+    if large:
+        monkeypatch.setattr(token_cache, "_MEMORY_BYTES", len(before) - 1)
+    tokens = prepare_now(source, cache_dir=tmp_path / "cache").tokens
+    assert isinstance(tokens.base, np.memmap) == large
+    assert np.array_equal(tokens, before)
     with pytest.raises(ValueError, match="read-only"):
-        prepared.tokens[0] = 1
+        tokens[0] = 1
+
+
+def test_a_cache_that_is_shortened_does_not_reach_who_reads_it(tmp_path: Path) -> None:
+    source = corpus(tmp_path / "a.txt")
+    prepared = prepare_now(source, cache_dir=tmp_path / "cache")
+    (path,) = token_files(tmp_path / "cache")
+    os.truncate(path, 0)
+    assert text_of(prepared) == TEXT
+    check_whole(prepared.tokens)
+    assert text_of(prepare_now(source, cache_dir=tmp_path / "cache")) == TEXT
+
+
+def test_a_large_cache_that_is_shortened_is_noticed(tmp_path: Path, mapped: None) -> None:
+    source = corpus(tmp_path / "a.txt")
+    tokens = prepare_now(source, cache_dir=tmp_path / "cache").tokens
+    for part in (tokens, tokens[3:9], tokens[3:9][2:]):
+        check_whole(part)
+    (path,) = token_files(tmp_path / "cache")
+    os.truncate(path, path.stat().st_size - 1)
+    for part in (tokens, tokens[3:9], tokens[3:9][2:]):
+        with pytest.raises(RunFailedError, match="was shortened while it was read"):
+            check_whole(part)
+
+
+@pytest.mark.parametrize("kind", ["training", "validation"])
+def test_a_run_whose_tokens_are_shortened_fails_in_a_sentence(
+    runs_dir: Path, config: RunConfig, mapped: None, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(runs_dir.parent / "cache"))
+    folder = RunFolder.create(runs_dir, "shortened", config)
+    seen = []
+    for event in run_training(folder, Control()):
+        seen.append(event)
+        before_validation = kind == "validation" and isinstance(event, PhaseChanged)
+        if (before_validation and event.phase == "evaluating") or (
+            kind == "training" and isinstance(event, StepCompleted)
+        ):
+            (path,) = token_files(runs_dir.parent / "cache" / "megatron" / "tokens")
+            os.truncate(path, 0)
+    assert isinstance(seen[-1], RunFailed)
+    assert "was shortened while it was read. Resume" in seen[-1].error
+    assert isinstance(train(folder)[-1], RunFinished)
 
 
 def test_an_encoding_is_part_of_what_was_prepared(tmp_path: Path) -> None:
@@ -176,7 +251,7 @@ def test_a_file_added_to_a_folder_is_seen(tmp_path: Path) -> None:
     assert text_of(prepare_now(source, cache_dir=tmp_path / "cache")) == "b"
     corpus(tmp_path / "texts" / "a.txt", "a")
     source = find_corpus(str(tmp_path / "texts"))
-    assert text_of(prepare_now(source, cache_dir=tmp_path / "cache")) == "ab"
+    assert text_of(prepare_now(source, cache_dir=tmp_path / "cache")) == "a\nb"
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.5])
@@ -246,8 +321,8 @@ def test_stopping_half_way_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_two_processes_may_prepare_one_corpus_at_once(tmp_path: Path) -> None:
     source = corpus(tmp_path / "a.txt", TEXT * 20_000)
     code = (
-        "import sys; from pathlib import Path; from megatron_model.corpus import find_corpus;"
-        "from megatron_model.token_cache import prepare_now;"
+        "import sys; from pathlib import Path; from megatron_model.data.corpus import find_corpus;"
+        "from megatron_model.data.token_cache import prepare_now;"
         "sys.stdin.readline();"
         "prepared = prepare_now(find_corpus(sys.argv[1]), cache_dir=Path(sys.argv[2]));"
         "print(prepared.characters, int(prepared.tokens.sum()))"
@@ -279,7 +354,7 @@ def test_without_a_cache_folder_a_small_corpus_is_kept_in_memory(tmp_path: Path)
 def test_a_large_corpus_needs_the_cache_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("megatron_model.token_cache._MEMORY_BYTES", 10)
+    monkeypatch.setattr("megatron_model.data.token_cache._MEMORY_BYTES", 10)
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(RequestError, match="Cannot write the token cache in .*cache: "):
         prepare_now(corpus(tmp_path / "a.txt"), cache_dir=tmp_path / "cache")
@@ -341,7 +416,7 @@ def test_a_split_has_more_than_a_block_or_is_refused(
     try:
         training, validation = split(prepared, fraction, block)
     except RequestError as error:
-        assert f"{characters:,} characters" in str(error)
+        assert plural(characters, "character") in str(error)
         assert f"needs at least {block + 1:,}" in str(error)
     else:
         assert min(len(training), len(validation)) > block
@@ -358,3 +433,60 @@ def test_a_short_text_is_refused_with_both_numbers(tmp_path: Path) -> None:
         "model.block_size of at most 17."
     )
     assert len(split(prepared, 0.1, block_size=17)[1]) == 18
+
+
+# Rules of reading
+
+
+def folder_of_files(path: Path) -> Path:
+    path.mkdir()
+    for name in ("2.txt", "10.txt"):
+        (path / name).write_text(f"{name}", encoding="utf-8")
+    (path / "link.txt").symlink_to(path / "2.txt")
+    return path
+
+
+def test_the_text_of_a_run_from_before_is_found_under_its_fingerprint(tmp_path: Path) -> None:
+    source = find_corpus(str(folder_of_files(tmp_path / "texts")), FIRST_RULES)
+    prepared = prepare_now(source, cache_dir=tmp_path / "cache")
+    assert text_of(prepared) == "10.txt2.txt"
+    # What such a run wrote into its run.toml.
+    assert prepared.fingerprint == hashlib.sha256(b'10.txt2.txt["auto",[6,5]]').hexdigest()
+    new = prepare_now(find_corpus(str(tmp_path / "texts")), cache_dir=tmp_path / "cache")
+    assert text_of(new) == "2.txt\n10.txt"
+    assert new.line_ends == 1
+    assert new.fingerprint != prepared.fingerprint
+
+
+def test_a_cache_from_before_is_read(tmp_path: Path) -> None:
+    source = find_corpus(str(folder_of_files(tmp_path / "texts")), FIRST_RULES)
+    prepared = prepare_now(source, cache_dir=tmp_path / "cache")
+    about = json.loads((tmp_path / "cache" / f"{prepared.fingerprint}.json").read_bytes())
+    assert set(about) == {"version", "vocabulary", "counts"}
+    assert steps_of(source, tmp_path / "cache") == []
+
+
+def test_what_is_done_about_damage_is_part_of_what_was_prepared(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a\xffb")
+    source = find_corpus(str(tmp_path / "a.txt"))
+    texts = {}
+    for errors in ("replace", "drop", "replace"):
+        prepared = prepare_now(source, cache_dir=tmp_path / "cache", errors=errors)  # type: ignore[arg-type]
+        texts[errors] = text_of(prepared)
+        assert prepared.damaged == 1
+    assert texts == {"replace": "a\ufffdb", "drop": "ab"}
+    with pytest.raises(RequestError, match="not valid utf-8"):
+        prepare_now(source, cache_dir=tmp_path / "cache")
+
+
+def test_names_that_are_not_utf_8_are_told_apart(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    prepared = []
+    for name in (b"\xff.txt", b"\xfe.txt", b"\\xff.txt"):
+        path = Path(os.fsdecode(os.fsencode(folder) + b"/" + name))
+        path.write_bytes(b"same")
+        os.utime(path, (1, 1))
+        source = find_corpus(str(folder))
+        prepared.append(prepare_now(source, cache_dir=tmp_path / "cache").characters)
+    assert prepared == [4, 9, 14]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_model.errors import RequestError
-from megatron_model.tokenizer import CharTokenizer, UnknownCharacterError
+from megatron_model.data.tokenizer import CharTokenizer, UnknownCharacterError
+from megatron_model.util.errors import RequestError
 
 
 @settings(deadline=None)

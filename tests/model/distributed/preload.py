@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch._dynamo  # by torch's optimizers and by FSDP, in every process
 
-import megatron_model.cli
-import megatron_model.commands
-import megatron_model.distributed_sharding
-import megatron_model.distributed_worker
-import megatron_model.runner
+import megatron_model.cli.commands
+import megatron_model.cli.parser
+import megatron_model.distributed.fsdp
+import megatron_model.distributed.worker
+import megatron_model.run.runner
 
 __all__ = ["megatron_model", "torch"]

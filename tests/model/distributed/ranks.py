@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from megatron_model.run_folder import RunFolder
+from megatron_model.run.folder import RunFolder
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.distributed.preload"])
+_context.set_forkserver_preload(["tests.model.distributed.preload"])
 
 PATIENCE = 60.0
 
@@ -47,7 +47,7 @@ class Ranks:
 @contextlib.contextmanager
 def start_ranks(size: int, target: Callable[..., Any], *arguments: Any) -> Iterator[Ranks]:
     """Have `size` processes call `target(*arguments)`; none outlives the block."""
-    from torch._C._distributed_c10d import TCPStore
+    from torch.distributed import TCPStore
 
     # As torchrun does, this process keeps the store.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -84,7 +84,7 @@ def _call(env: dict[str, str], target: Callable[..., Any], arguments: Any) -> No
 
 def train(arguments: Sequence[str]) -> None:
     """Be one of the processes that ``torchrun -m megatron_model train`` starts."""
-    from megatron_model.cli import main
+    from megatron_model.cli.parser import main
 
     sys.argv = ["megatron-model", "train", *arguments]
     with open(os.devnull, "w") as nothing, contextlib.redirect_stderr(nothing):

@@ -12,16 +12,25 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import pytest
 
-from megatron_model.cli import main
-from megatron_model.config import RunConfig, with_settings
+from megatron_model.cli.parser import main
+from megatron_model.config.fields import RunConfig, with_settings
+from megatron_model.config.presets import get_preset
 from megatron_model.device import DeviceInfo
-from megatron_model.distributed_cost import check_divisible, parse_amount, per_device, traffic_bytes
-from megatron_model.errors import RequestError
-from megatron_model.presets import get_preset
-from megatron_model.run_folder import RunFolder
-from tests.distributed.ranks import start_ranks, train
+from megatron_model.planning.device_cost import (
+    check_divisible,
+    parse_amount,
+    per_device,
+    traffic_bytes,
+)
+from megatron_model.run.folder import RunFolder
+from megatron_model.util.errors import RequestError
+from tests.model.distributed.ranks import start_ranks, train
+
+pytestmark = pytest.mark.slow
+
 
 GIB = 2**30
 _BYTES_SENT = 200
@@ -43,18 +52,18 @@ def bytes_sent() -> int:
 
 def train_and_count(arguments: list[str], folder: str) -> None:
     """Train, and write down what had been sent when each step began."""
-    from megatron_model.distributed_learner import RankedLearner
+    from megatron_model.distributed.learner import TeamLearner
 
-    step = RankedLearner.step
+    step = TeamLearner.step
     path = Path(folder, f"sent-{os.environ['RANK']}.json")
     counts: list[int] = []
 
-    def counting(self: RankedLearner, *rest: object) -> object:
+    def counting(self: TeamLearner, *rest: object) -> object:
         counts.append(bytes_sent())
         path.write_text(json.dumps(counts))
         return step(self, *rest)  # type: ignore[arg-type]
 
-    RankedLearner.step = counting  # type: ignore[assignment, method-assign]
+    TeamLearner.step = counting  # type: ignore[assignment, method-assign]
     train(arguments)
 
 
@@ -65,6 +74,8 @@ def test_two_processes_send_what_was_worked_out(
 ) -> None:
     changes = {
         "training.optimizer": "muon",
+        # What bfloat16 is asked for is sent in float32 where the processor only emulates it.
+        "training.muon_precision": "float32",
         "training.sharding": sharding,
         "training.evaluate_every": 1000,
         "training.checkpoint_every": 1000,
@@ -103,6 +114,23 @@ def test_dividing_makes_room_for_what_does_not_fit() -> None:
     assert divided.weights_bytes == pytest.approx(whole.weights_bytes / 8, rel=0.01)
     assert divided.total_bytes < whole.total_bytes / 2
     assert divided.traffic_bytes > whole.traffic_bytes
+
+
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_a_processor_that_emulates_bfloat16_sends_float32(
+    sharding: Literal["none", "full"],
+) -> None:
+    config = with_settings(get_preset("small").config, {"training.optimizer": "muon"})
+    wide = with_settings(config, {"training.muon_precision": "float32"})
+    processor = DeviceInfo("cpu", "a processor", "CPU", 64 * GIB, 64 * GIB, bfloat16=False)
+    computes = msgspec.structs.replace(processor, bfloat16=True)
+
+    def sent(config: RunConfig, device: DeviceInfo) -> tuple[int, int]:
+        cost = per_device(config, 100, devices=2, sharding=sharding, device=device)
+        return cost.traffic_bytes, cost.buffers_bytes
+
+    assert sent(config, processor) == sent(wide, processor) == sent(wide, computes)
+    assert sent(config, computes) == sent(config, card(80)) < sent(config, processor)
 
 
 def test_gradients_cost_what_a_ring_costs() -> None:

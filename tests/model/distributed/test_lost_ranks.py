@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from megatron_model import run_lock
-from megatron_model.command_folder import CommandFolder
-from megatron_model.events import RunFailed, RunFinished, RunStarted
-from megatron_model.run_folder import LOCK_FILE, RunFolder
-from tests.distributed.ranks import start_ranks, train
+from megatron_model.events.schema import RunFailed, RunFinished, RunStarted
+from megatron_model.run import lock as run_lock
+from megatron_model.run.command_folder import CommandFolder
+from megatron_model.run.folder import LOCK_FILE, RunFolder
+from tests.model.distributed.ranks import start_ranks, train
 from tests.survival.processes import make_run, wait_for, wait_for_reports
+
+pytestmark = pytest.mark.slow
 
 
 def failure_of(folder: RunFolder) -> str:
@@ -67,17 +69,17 @@ def test_a_rank_lost_in_a_pause_ends_the_run(runs_dir: Path, corpus: Path) -> No
 
 def fail_in_step(arguments: list[str], rank: str) -> None:
     """Train, with a defect in one rank."""
-    from megatron_model import distributed_learner
+    from megatron_model.distributed.learner import TeamLearner
 
     if os.environ["RANK"] == rank:
-        batch = distributed_learner.RankedLearner.batch
+        batch = TeamLearner.batch
 
-        def broken(self: distributed_learner.RankedLearner, number: int, scale: float) -> object:
+        def broken(self: TeamLearner, number: int, scale: float) -> object:
             if number == 3:
                 raise ZeroDivisionError("a defect of this rank")
             return batch(self, number, scale)
 
-        distributed_learner.RankedLearner.batch = broken  # type: ignore[assignment, method-assign]
+        TeamLearner.batch = broken  # type: ignore[assignment, method-assign]
     train(arguments)
 
 
@@ -89,7 +91,7 @@ def test_the_error_of_a_rank_is_told(runs_dir: Path, corpus: Path) -> None:
     assert "ZeroDivisionError: a defect of this rank" in failure_of(folder)
 
 
-def test_torchrun_starts_again_from_the_last_checkpoint(runs_dir: Path, corpus: Path) -> None:
+def test_the_launcher_starts_again_from_the_last_checkpoint(runs_dir: Path, corpus: Path) -> None:
     folder = make_run(runs_dir, corpus, training__steps=400, training__checkpoint_every=20)
     command = [sys.executable, "-m", "megatron_model", "train", "--resume", str(folder.path)]
     with subprocess.Popen(
@@ -118,9 +120,12 @@ def test_torchrun_starts_again_from_the_last_checkpoint(runs_dir: Path, corpus: 
     starts = [e.step for e in events if isinstance(e, RunStarted)]
     assert starts[0] == 0
     assert 0 < starts[1] < 400
-    # What torchrun says of it is not for people, but not lost either.
+    # What libraries say of it is not for people, but not lost either.
     assert "Traceback" not in said
     assert "resumed at step" in said
+    log = (folder.path / "trainer.log").read_text()
+    assert f"Rank 0 (process {holder.pid}) ended with signal 9" in log
+    assert "all start again (1 of 1)" in log
 
 
 def test_a_signal_to_the_launcher_saves_and_stops_all(runs_dir: Path, corpus: Path) -> None:

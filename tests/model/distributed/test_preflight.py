@@ -5,16 +5,16 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from megatron_model.config import RunConfig, with_settings
+from megatron_model.config.fields import RunConfig, with_settings
+from megatron_model.config.presets import get_preset
 from megatron_model.device import DeviceInfo
-from megatron_model.distributed_cost import one_of
-from megatron_model.distributed_preflight import (
+from megatron_model.planning.device_cost import one_of
+from megatron_model.planning.multi_device import (
     chosen_cost,
     costs_of_each,
     preflight_together,
     suggest_fix_together,
 )
-from megatron_model.presets import get_preset
 
 GIB = 1 << 30
 MACHINE = DeviceInfo("cpu", "8 CPU cores", "RAM", 32 * GIB, 16 * GIB, matrix_rate=8e11)

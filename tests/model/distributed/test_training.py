@@ -6,25 +6,28 @@ from pathlib import Path
 
 import pytest
 
-from megatron_model.command_folder import CommandFolder
-from megatron_model.config import RunConfig, with_settings
-from megatron_model.control import Change
-from megatron_model.errors import RequestError
-from megatron_model.events import (
+from megatron_model.config.fields import RunConfig, with_settings
+from megatron_model.events.schema import (
     Event,
+    MetricsReported,
     RanksMeasured,
     RunFinished,
     RunPaused,
     RunStarted,
     SampleGenerated,
     SettingChanged,
-    StepFinished,
 )
-from megatron_model.run_folder import RunFolder
-from tests.distributed.ranks import start_ranks, train, train_together
+from megatron_model.run.command_folder import CommandFolder
+from megatron_model.run.control import Change
+from megatron_model.run.folder import RunFolder
+from megatron_model.util.errors import RequestError
+from tests.model.distributed.ranks import start_ranks, train, train_together
 from tests.model.helpers import history
 from tests.model.helpers import train as train_alone
 from tests.survival.processes import make_run, wait_for, wait_for_reports
+
+pytestmark = pytest.mark.slow
+
 
 TOLERANCE = 1e-5
 """Of losses in float32, against one process: only the order of sums differs."""
@@ -102,9 +105,9 @@ def test_a_checkpoint_goes_on_with_any_number_of_processes(
     assert train_together(folder, 2) == [0, 0]
     more = ["--set", "training.sharding=none", "--set", "training.steps=11"]
     assert train_together(folder, 3, *more) == [0] * 3
-    assert folder.config.training.devices == 3
-    with_one = with_settings(folder.config, {"training.steps": 18, "training.devices": 1})
-    folder.write_config(with_one, fingerprint=folder.corpus_fingerprint)
+    assert folder.read_config().training.devices == 3
+    with_one = with_settings(folder.read_config(), {"training.steps": 18, "training.devices": 1})
+    folder.write_config(with_one, fingerprint=folder.read_corpus_fingerprint())
     train_alone(folder)
     found = history(events_of(folder))
     for key, value in expected.items():
@@ -127,7 +130,7 @@ def test_commands_are_obeyed_by_all_at_the_same_step(runs_dir: Path, corpus: Pat
         assert ranks.wait() == [0, 0]
     happened = events_of(folder)
     changed = next(e for e in happened if isinstance(e, SettingChanged))
-    last = next(e for e in reversed(happened) if isinstance(e, StepFinished))
+    last = next(e for e in reversed(happened) if isinstance(e, MetricsReported))
     assert last.step > changed.step
     assert last.learning_rate == 0.0
     finished = happened[-1]

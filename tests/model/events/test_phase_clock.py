@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from megatron_model.phase_clock import PhaseClock, occasions
+from megatron_model.events.phase_clock import PhaseClock, occasions
 
 
 def test_the_pace_leaves_out_what_is_no_step() -> None:

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_model import events
-from megatron_model.events import (
+from megatron_model.events import schema as events
+from megatron_model.events.schema import (
     RECORDED,
     CheckpointSaved,
     DeviceSampled,
     Evaluated,
     Event,
+    MetricsReported,
     PhaseChanged,
     RunFailed,
     RunFinished,
@@ -25,7 +26,6 @@ from megatron_model.events import (
     RunResumed,
     RunStarted,
     SampleGenerated,
-    StepFinished,
     decode_event,
     encode_event,
 )
@@ -40,7 +40,7 @@ STARTED = RunStarted(
     steps=100,
     device="cpu",
 )
-REPORT = StepFinished(
+REPORT = MetricsReported(
     step=3,
     train_loss=1.5,
     learning_rate=1e-3,
@@ -67,11 +67,11 @@ EXAMPLES: list[Event] = [
     events.SettingChanged(step=3, key="training.steps", old=10, new=20),
     RunPaused(step=3),
     RunResumed(step=3),
-    events.Alerted(step=3, text="The disk is full."),
+    events.Alert(step=3, text="The disk is full."),
     events.RunHandedOver(step=3, elapsed_seconds=3.0),
     RunFinished(step=4, reason="budget", elapsed_seconds=9.0),
     RunFailed(step=4, error="The disk is full."),
-    *([events.Noticed(step=4, text="a choice")] if hasattr(events, "Noticed") else []),
+    *([events.Notice(step=4, text="a choice")] if hasattr(events, "Notice") else []),
 ]
 
 
@@ -192,7 +192,7 @@ steps = st.integers(0, 2**60)
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 any_event = st.one_of(
     st.builds(
-        StepFinished,
+        MetricsReported,
         step=steps,
         time=numbers,
         train_loss=numbers,

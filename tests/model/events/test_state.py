@@ -7,12 +7,13 @@ import math
 
 import pytest
 
-from megatron_model import run_state
-from megatron_model.events import (
+from megatron_model.events import state as run_state
+from megatron_model.events.schema import (
     CheckpointSaved,
     DeviceSampled,
     Evaluated,
     Event,
+    MetricsReported,
     PhaseChanged,
     RunFailed,
     RunFinished,
@@ -20,14 +21,13 @@ from megatron_model.events import (
     RunResumed,
     RunStarted,
     SampleGenerated,
-    StepFinished,
-    StepTaken,
+    StepCompleted,
     WorkProgress,
     decode_event,
     encode_event,
 )
-from megatron_model.run_folder import RunFolder
-from megatron_model.run_state import RunState, Series
+from megatron_model.events.state import RunState, Series
+from megatron_model.run.folder import RunFolder
 
 
 def started(
@@ -47,8 +47,8 @@ def started(
     )
 
 
-def report(step: int, loss: float = 1.0, elapsed: float | None = None) -> StepFinished:
-    return StepFinished(
+def report(step: int, loss: float = 1.0, elapsed: float | None = None) -> MetricsReported:
+    return MetricsReported(
         step=step,
         train_loss=loss,
         learning_rate=1e-3,
@@ -86,6 +86,8 @@ def test_a_run_of_which_nothing_is_known_is_new() -> None:
         ([RunPaused(step=1)], "paused", True),
         ([RunPaused(step=1), RunResumed(step=1)], "running", True),
         ([RunFinished(step=9, reason="completed", elapsed_seconds=1.0)], "finished", False),
+        ([RunFinished(step=9, reason="budget", elapsed_seconds=1.0)], "finished", False),
+        ([RunFinished(step=9, reason="stopped", elapsed_seconds=1.0)], "stopped", False),
         ([RunFailed(step=9, error="no room")], "failed", False),
         ([RunFailed(step=9, error="no room"), started(8)], "running", True),
         ([RunFinished(step=9, reason="stopped", elapsed_seconds=1.0), started(9)], "running", True),
@@ -135,7 +137,7 @@ def test_the_phase_and_its_progress_are_followed() -> None:
 def test_memory_is_followed() -> None:
     state = fold(
         started(),
-        StepTaken(step=4, elapsed_seconds=2.0),
+        StepCompleted(step=4, elapsed_seconds=2.0),
         DeviceSampled(step=4, kind="ram", name="this process", used=7, peak=8, total=9),
     )
     assert (state.memory.steps, state.memory.seconds, state.memory.values) == ([4], [2.0], [7.0])
@@ -204,7 +206,7 @@ def test_the_time_left_after_a_resume_follows_from_the_new_pace() -> None:
     # 50 steps took 500 seconds on a slow machine; here 10 steps take 1.
     state = fold(started(steps=100), report(50, elapsed=500.0), started(50, elapsed=500.0))
     assert state.remaining_seconds is None
-    state.apply(StepTaken(step=60, elapsed_seconds=501.0))
+    state.apply(StepCompleted(step=60, elapsed_seconds=501.0))
     assert state.remaining_seconds == pytest.approx(4.0)
 
 
@@ -283,3 +285,26 @@ def test_folding_changes_no_event(finished_run: RunFolder) -> None:
     before = [encode_event(event) for event in copy.deepcopy(happened)]
     fold(*happened)
     assert [encode_event(event) for event in happened] == before
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        ([started(0)], "nothing was saved, so it can only start over"),
+        (
+            [started(0), CheckpointSaved(step=30, path="c", val_loss=None)],
+            "it can be resumed from step 30",
+        ),
+        ([started(0), CheckpointSaved(step=50, path="c", val_loss=None)], "it can be resumed"),
+        ([started(20)], "it can be resumed from step 20"),
+        (
+            [started(0), CheckpointSaved(step=30, path="c", val_loss=None), started(10)],
+            "it can be resumed from step 10",
+        ),
+    ],
+)
+def test_a_run_that_was_stopped_says_from_where_it_can_go_on(
+    before: list[Event], words: str
+) -> None:
+    state = fold(*before, RunFinished(step=50, reason="stopped", elapsed_seconds=9.0))
+    assert state.log[-1].text == f"stopped at step 50; {words}"

@@ -9,17 +9,17 @@ import msgspec
 import pytest
 import torch
 
-from megatron_model.config import RunConfig, SamplingConfig, with_settings
-from megatron_model.control import Control
-from megatron_model.errors import RequestError
-from megatron_model.events import RunFinished, RunPaused, StepTaken
-from megatron_model.lending import WeightsRequest
-from megatron_model.run_folder import RunFolder
-from megatron_model.runner import run_training
-from megatron_model.sampling import generate_stream
-from megatron_model.tokenizer import CharTokenizer
+from megatron_model.config.fields import RunConfig, SamplingConfig, with_settings
+from megatron_model.data.tokenizer import CharTokenizer
+from megatron_model.events.schema import RunFinished, RunPaused, StepCompleted
+from megatron_model.inference.sampler import generate_stream
+from megatron_model.run.control import Control
+from megatron_model.run.folder import RunFolder
+from megatron_model.run.live_weights import WeightsRequest
+from megatron_model.run.runner import run_training
+from megatron_model.util.errors import RequestError
 from tests.model.helpers import ARCHITECTURES, TEXT, make_trainer
-from tests.model.test_model import model_with_opinions
+from tests.model.model.test_models import model_with_opinions
 
 TOKENIZER = CharTokenizer("\nabcdefghij")
 
@@ -64,14 +64,14 @@ def test_weights_are_lent_between_two_steps_and_training_cannot_reach_them(
     control, request = Control(), WeightsRequest()
     steps = []
     for event in run_training(start(runs_dir, config), control):
-        if isinstance(event, StepTaken):
+        if isinstance(event, StepCompleted):
             steps.append(event.step)
             if event.step == 5:
                 control.ask_for_weights(request)
     assert steps[-1] == 40
     lent = request.wait(lambda: True)
     assert lent is not None
-    assert lent.step == 5
+    assert lent.model.step == 5
     assert lent.seconds > 0
     loaded = lent.load()
     assert loaded.block_size == config.model.block_size
@@ -85,7 +85,7 @@ def test_lending_does_not_change_the_run(runs_dir: Path, config: RunConfig) -> N
         folder = RunFolder.create(runs_dir, name, config)
         control = Control()
         for event in run_training(folder, control):
-            if asks and isinstance(event, StepTaken):
+            if asks and isinstance(event, StepCompleted):
                 control.ask_for_weights(WeightsRequest())
         latest = folder.latest_checkpoint()
         assert latest is not None
@@ -102,7 +102,7 @@ def test_a_paused_run_lends_too(runs_dir: Path, config: RunConfig) -> None:
         control.put("stop")
 
     for event in run_training(start(runs_dir, config), control):
-        if isinstance(event, StepTaken) and event.step == 3:
+        if isinstance(event, StepCompleted) and event.step == 3:
             control.put("pause")
         if isinstance(event, RunPaused):
             control.ask_for_weights(request)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,20 @@ import pytest
 import torch
 from torch import nn
 
-from megatron_model import decoding, native
-from megatron_model.config import SamplingConfig
-from megatron_model.decoding import Decoder, kept_characters
-from megatron_model.sampling import generate_batch, generate_stream, generate_tokens, several
-from megatron_model.tokenizer import CharTokenizer
-from tests.model.helpers import ARCHITECTURES
-from tests.model.test_model import VOCABULARY, model_with_opinions
+from megatron_model.config.fields import SamplingConfig
+from megatron_model.data.tokenizer import CharTokenizer
+from megatron_model.inference import decoder as decoding
+from megatron_model.inference import native
+from megatron_model.inference.decoder import Decoder, kept_characters
+from megatron_model.inference.sampler import (
+    generate_batch,
+    generate_stream,
+    several,
+)
+from megatron_model.util.c_library import c_compiler
+from megatron_model.util.library_store import find_library, install, place
+from tests.model.helpers import ARCHITECTURES, written_tokens
+from tests.model.model.test_models import VOCABULARY, model_with_opinions
 
 both = pytest.mark.parametrize("architecture", ARCHITECTURES)
 TOKENIZER = CharTokenizer("\nabcdefghij")
@@ -27,8 +36,17 @@ SHAPES: list[dict[str, Any]] = [
     {"block_size": 2, "layers": 1},
     # Nothing here is a multiple of a vector's length.
     {"block_size": 37, "embed_dim": 42, "heads": 3, "ff_dim": 71, "layers": 3},
+    # Heads of an odd width.
+    {"block_size": 13, "embed_dim": 21, "heads": 3, "ff_dim": 11},
+    {"block_size": 5, "embed_dim": 3, "heads": 3, "ff_dim": 4},
     {"block_size": 20, "embed_dim": 64, "heads": 2, "ff_dim": 128},
 ]
+
+
+def need_compiled_functions() -> None:
+    if c_compiler() is None:
+        pytest.skip("there is no C compiler here")
+    assert native.compiled_functions(wait=True) is not None
 
 
 @pytest.fixture(params=["torch", "native"])
@@ -36,8 +54,8 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """Decode with torch, or with the compiled step."""
     if request.param == "torch":
         monkeypatch.setattr(decoding, "native_step", lambda *_: None)
-    elif native.compiled_function(wait=True) is None:
-        pytest.skip("there is no C compiler here")
+    else:
+        need_compiled_functions()
     return str(request.param)
 
 
@@ -75,7 +93,7 @@ def test_texts_are_the_same_with_and_without_a_cache(
     model = model_with_opinions(architecture)
     start = [index % VOCABULARY for index in range(prompt)]
     asked = msgspec.structs.replace(sampling, max_new_tokens=200)
-    texts = [list(generate_tokens(model, start, asked, cached=c)) for c in (True, False)]
+    texts = [list(written_tokens(model, start, asked, cached=c)) for c in (True, False)]
     assert texts[0] == texts[1]
     assert len(set(texts[0])) > 1
 
@@ -97,8 +115,7 @@ def test_a_text_does_not_depend_on_its_company(architecture: str, engine: str) -
 
 @both
 def test_the_logits_of_a_stream_are_to_the_bit_those_of_it_alone(architecture: str) -> None:
-    if native.compiled_function(wait=True) is None:
-        pytest.skip("there is no C compiler here")
+    need_compiled_functions()
     model = model_with_opinions(architecture, embed_dim=42, heads=3, ff_dim=71)
     together, alone = Decoder(model, 9), Decoder(model)
     together.start([1])
@@ -169,7 +186,7 @@ def test_a_model_of_another_kind_is_computed_as_a_whole() -> None:
 def test_doubles_are_decoded_by_torch(architecture: str) -> None:
     model = model_with_opinions(architecture).double()
     cached = Decoder(model)
-    assert len(list(generate_tokens(model, [1], SamplingConfig(max_new_tokens=40)))) == 40
+    assert len(list(written_tokens(model, [1], SamplingConfig(max_new_tokens=40)))) == 40
     assert cached._native is None
 
 
@@ -180,13 +197,86 @@ def test_more_than_a_block_does_not_fit_into_a_cache() -> None:
             model.extend(torch.zeros(1, 17, dtype=torch.long), model.new_cache(1))
 
 
-def test_without_a_compiler_torch_decodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(native, "_library_path", lambda: tmp_path / "none.so")
-    monkeypatch.setattr(native, "_start_compiler", lambda _: None)
-    assert native.compiled_function(wait=True) is None
-    damaged = tmp_path / "damaged.so"
-    damaged.write_bytes(b"not a library")
-    monkeypatch.setattr(native, "_library_path", lambda: damaged)
-    assert native.compiled_function() is None
+@pytest.fixture
+def fresh_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A cache without libraries, and a process that looked for none yet."""
+    looked_up = (native._start_compiler, native._load, native._say)
+    for function in looked_up:
+        function.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    yield tmp_path / "megatron" / "compiled"
+    for function in looked_up:
+        function.cache_clear()
+
+
+def test_without_a_compiler_torch_decodes(
+    fresh_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert native.compiled_functions(wait=True) is None
+    assert native.compiled_functions() is None
+    assert [record.getMessage() for record in caplog.records] == [
+        "text is written without the compiled step: there is no C compiler"
+    ]
     model = model_with_opinions("modern")
     assert len(list(generate_stream(model, TOKENIZER, "a"))) == 500
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(c_compiler() is None, reason="there is no C compiler")
+def test_another_folder_of_libraries_gets_its_own(
+    fresh_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert native.compiled_functions(wait=True) is not None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    assert native.compiled_functions(wait=True) is not None
+
+
+def test_a_library_that_cannot_be_loaded_is_built_anew(
+    fresh_cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place()
+    (garbage := tmp_path / "garbage").write_bytes(b"whole, but no library" * 100)
+    install(garbage, fresh_cache / native.LIBRARY.name)
+    assert native.compiled_functions(wait=True) is None
+    assert "invalid ELF header" in caplog.text or "not a mach-o" in caplog.text
+    assert find_library(native.LIBRARY.name) is None
+
+
+def test_a_struct_that_differs_from_the_one_in_c_is_said_and_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    need_compiled_functions()
+    path = native.LIBRARY.find()
+    assert path is not None
+    library = ctypes.CDLL(str(path))
+    native.check_sizes(library)
+
+    class Longer(native._Layer):
+        _fields_ = [("forgotten", ctypes.c_void_p)]
+
+    monkeypatch.setattr(native, "_Layer", Longer)
+    wanted = f"decode.c has {ctypes.sizeof(Longer) - 8} bytes for a layer, "
+    with pytest.raises(native.StructSizeError, match=wanted):
+        native.check_sizes(library)
+    monkeypatch.setattr(native, "discard", lambda path: None)
+    load = native._load.__wrapped__
+    assert load(path) is None
+    assert wanted in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(c_compiler() is None, reason="there is no C compiler")
+def test_a_library_that_was_cut_short_is_built_anew(fresh_cache: Path) -> None:
+    assert native.compiled_functions(wait=True) is not None
+    path = find_library(native.LIBRARY.name)
+    assert path is not None
+    native._start_compiler.cache_clear()
+    native._load.cache_clear()
+    size = path.stat().st_size
+    # Not the file that is mapped: one in its place.
+    content = path.read_bytes()[:4096]
+    path.unlink()
+    path.write_bytes(content)
+    assert native.compiled_functions(wait=True) is not None
+    assert path.stat().st_size == size

@@ -6,14 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_model.prompting import (
-    drop_unknown,
+from megatron_model.data.tokenizer import CharTokenizer
+from megatron_model.inference.prompt import (
     fit_prompt,
     kept_characters,
     replacements,
     window_length,
 )
-from megatron_model.tokenizer import CharTokenizer
 
 KNOWN = CharTokenizer("\n '-.abcdefghijklmnopqrstuvwxyzA")
 
@@ -37,7 +36,7 @@ def test_what_is_fitted_can_be_read_and_what_is_known_stays(text: str) -> None:
         assert KNOWN.unknown(fit_prompt(KNOWN, text, policy)) == []  # type: ignore[arg-type]
     assert fit_prompt(KNOWN, text, "block") == text
     known = KNOWN.drop_unknown(text)
-    assert drop_unknown(KNOWN, text) == known
+    assert fit_prompt(KNOWN, text, "drop") == known
     assert fit_prompt(KNOWN, known, "replace") == known
     assert set(replacements(KNOWN, text)) == set(KNOWN.unknown(text))
 

@@ -17,20 +17,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 import megatron_model
-from megatron_model import sampling
-from megatron_model.architectures import build_model
-from megatron_model.config import REPETITION_SPAN, SamplingConfig
-from megatron_model.errors import RequestError
-from megatron_model.sampling import (
+from megatron_model.config.fields import REPETITION_SPAN, SamplingConfig
+from megatron_model.data.tokenizer import CharTokenizer, UnknownCharacterError
+from megatron_model.inference import sampler as sampling
+from megatron_model.inference.sampler import (
     Stream,
     choose,
     generate,
     generate_stream,
-    generate_tokens,
     pick_together,
 )
-from megatron_model.tokenizer import CharTokenizer, UnknownCharacterError
-from tests.model.helpers import ARCHITECTURES, tiny_model
+from megatron_model.model.factory import build_model
+from megatron_model.util.errors import RequestError
+from tests.model.helpers import ARCHITECTURES, tiny_model, written_tokens
 
 Numbers = NDArray[np.float64]
 
@@ -278,7 +277,7 @@ def test_the_window_moves_past_the_block_size(architecture: str) -> None:
 def test_each_character_follows_from_those_before(architecture: str) -> None:
     model = a_model(architecture).eval()
     prompt = TOKENIZER.encode("the cat")
-    tokens = list(generate_tokens(model, prompt, settings(max_new_tokens=30, temperature=0.0)))
+    tokens = list(written_tokens(model, prompt, settings(max_new_tokens=30, temperature=0.0)))
     for index, token in enumerate(tokens):
         # Sixteen fit; then the last eight are kept, and eight more come.
         length = 7 + index if 7 + index <= 16 else 8 + (7 + index - 16 - 1) % 9
@@ -317,7 +316,7 @@ def test_the_mode_of_the_model_is_restored(training: bool) -> None:
     model = a_model().train(training)
     generate(model, TOKENIZER, "a", 3)
     assert model.training is training
-    stream = generate_tokens(model, [1], settings(max_new_tokens=9))
+    stream = written_tokens(model, [1], settings(max_new_tokens=9))
     next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert model.training is training

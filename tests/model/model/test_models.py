@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import megatron_model
-from megatron_model.architectures import build_model, count_parameters
-from megatron_model.attention import causal_attention
-from megatron_model.classic import TransformerModel
-from megatron_model.config import RunConfig
+from megatron_model.config.fields import RunConfig
+from megatron_model.model.classic import TransformerModel, causal_attention
+from megatron_model.model.factory import build_model
+from megatron_model.model.size import count_parameters
 from tests.model.helpers import ARCHITECTURES, make_trainer, tiny_config, tiny_model
 
 VOCABULARY = 11

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from megatron_model.config import differences, with_settings
+from megatron_model.config.fields import differences, with_settings
+from megatron_model.config.presets import PRESETS
 from megatron_model.device import DeviceInfo
-from megatron_model.fitting import suggest_fix
-from megatron_model.preflight import MUCH_REPETITION, preflight
-from megatron_model.presets import PRESETS
+from megatron_model.planning.fit import suggest_fix
+from megatron_model.planning.preflight import MUCH_REPETITION, preflight
 
 
 def device(free: int) -> DeviceInfo:

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_model.architectures import build_model
-from megatron_model.config import RunConfig, get_setting, with_settings
+from megatron_model.config.fields import RunConfig, get_setting, with_settings
+from megatron_model.config.presets import PRESETS, get_preset
 from megatron_model.device import DeviceInfo, describe_device
-from megatron_model.evaluation import sequence_loss
-from megatron_model.preflight import Preflight, preflight
-from megatron_model.presets import PRESETS, get_preset
+from megatron_model.model.factory import build_model
+from megatron_model.planning.preflight import Preflight, preflight
+from megatron_model.training.loss import sequence_loss
 from tests.model.helpers import ARCHITECTURES, TEXT, make_trainer, tiny_config
 
 
@@ -170,7 +170,7 @@ def test_a_text_read_too_often_is_a_warning() -> None:
     assert of_text(2000, steps=100).warnings == []
     cost = of_text(2000, steps=5000)
     assert len(cost.warnings) == 1
-    assert "by heart" in cost.warnings[0]
+    assert "memorize" in cost.warnings[0]
     assert cost.problems == []
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from megatron_model.command_folder import CommandFolder
-from megatron_model.control import Change, Control
-from megatron_model.errors import RequestError
-from megatron_model.events import CheckpointSaved, Noticed, RunFinished, StepTaken
-from megatron_model.run_folder import RunFolder
-from megatron_model.runner import run_training
+from megatron_model.events.schema import CheckpointSaved, Notice, RunFinished, StepCompleted
+from megatron_model.run.command_folder import CommandFolder
+from megatron_model.run.control import ENDINGS, REQUESTS, Change, Control, is_ending
+from megatron_model.run.folder import RunFolder
+from megatron_model.run.runner import run_training
+from megatron_model.util.errors import RequestError
 from tests.model.helpers import kinds, train
 
 
@@ -115,18 +115,18 @@ def test_a_folder_that_leads_elsewhere_is_not_used(folder: CommandFolder, tmp_pa
 
 
 def test_a_trainer_obeys_another_process(run_copy: RunFolder) -> None:
-    from megatron_model.config import with_settings
+    from megatron_model.config.fields import with_settings
 
-    config = with_settings(run_copy.config, {"training.steps": 10_000_000})
+    config = with_settings(run_copy.read_config(), {"training.steps": 10_000_000})
     seen = []
     for event in run_training(run_copy, Control(), config=config):
         seen.append(event)
-        if isinstance(event, StepTaken) and event.step == 20:
+        if isinstance(event, StepCompleted) and event.step == 20:
             put(CommandFolder(run_copy.path), "nonsense", "00.json")
             for word in ("save", "stop"):
                 command = [sys.executable, "-m", "megatron_model", "tell", str(run_copy.path), word]
                 subprocess.run(command, check=True)
-    assert any("was refused" in e.text for e in seen if isinstance(e, Noticed))
+    assert any("was refused" in e.text for e in seen if isinstance(e, Notice))
     saved = [event.step for event in seen if isinstance(event, CheckpointSaved)]
     finished = seen[-1]
     assert isinstance(finished, RunFinished)
@@ -135,12 +135,12 @@ def test_a_trainer_obeys_another_process(run_copy: RunFolder) -> None:
 
 
 def test_what_was_meant_for_a_trainer_that_is_gone_is_dropped(run_copy: RunFolder) -> None:
-    from megatron_model.config import with_settings
+    from megatron_model.config.fields import with_settings
 
     CommandFolder(run_copy.path).send("stop")
-    config = with_settings(run_copy.config, {"training.steps": 20})
+    config = with_settings(run_copy.read_config(), {"training.steps": 20})
     events = list(run_training(run_copy, Control(), config=config))
-    assert kinds(events).count("StepTaken") == 2
+    assert kinds(events).count("StepCompleted") == 2
     assert train(run_copy)[-1].step == 20  # type: ignore[comparison-overlap]
 
 
@@ -153,3 +153,20 @@ def test_a_run_without_a_trainer_is_not_told_anything(run_copy: RunFolder) -> No
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "No process trains" in done.stderr
+
+
+def test_every_command_survives_the_folder(folder: CommandFolder) -> None:
+    """Also those that no person sends: a process that takes a run over asks for a hand-over."""
+    commands = [*dict.fromkeys([*REQUESTS, *ENDINGS]), Change("training.steps", 20)]
+    for command in commands:
+        folder.send(command)
+    assert folder.take() == (commands, [])
+    assert [command for command in commands if is_ending(command)] == list(ENDINGS)
+
+
+def test_a_trainer_from_before_understands_that_another_takes_over(tmp_path: Path) -> None:
+    commands = CommandFolder(tmp_path)
+    commands.send("hand_over")
+    (file,) = commands.path.glob("*.json")
+    assert json.loads(file.read_text())["command"] == "release"
+    assert commands.take() == (["hand_over"], [])

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 
-from megatron_model.control import Control
+from megatron_model.run.control import Control
 
 
 def test_commands_are_taken_in_order_and_once() -> None:
@@ -31,7 +31,7 @@ def test_waiting_ends_with_a_command_which_is_still_there() -> None:
 
 _TRAINER = """
 import os, signal, subprocess, sys
-from megatron_model.control import Control
+from megatron_model.run.control import Control
 
 control = Control()
 signal.signal(signal.SIGUSR1, lambda *_: control.put("stop"))

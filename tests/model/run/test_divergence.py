@@ -11,14 +11,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_model import learner as learner_module
-from megatron_model.config import RunConfig, with_settings
-from megatron_model.control import Control
-from megatron_model.events import Event, Noticed, RunFailed, RunFinished, RunStarted, StepFinished
-from megatron_model.run_folder import RunFolder
-from megatron_model.runner import run_training
-from megatron_model.soundness import BAD_STEPS
-from megatron_model.steps import Step, eager_step
+from megatron_model.config.fields import RunConfig, with_settings
+from megatron_model.events.schema import (
+    Event,
+    MetricsReported,
+    Notice,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+)
+from megatron_model.run.control import Control
+from megatron_model.run.folder import RunFolder
+from megatron_model.run.runner import run_training
+from megatron_model.training import computation
+from megatron_model.training.nonfinite import BAD_STEPS
+from megatron_model.training.step import Step, eager_step
 from tests.model.helpers import history, make_trainer, tiny_config
 
 Bad = Callable[[int], bool]
@@ -52,7 +59,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, bad: Bad, kind: str = "gradient") -> 
 
         return run
 
-    monkeypatch.setattr(learner_module, "eager_step", spoilt_step)
+    monkeypatch.setattr(computation, "eager_step", spoilt_step)
     return updates
 
 
@@ -68,16 +75,16 @@ def test_a_bad_step_changes_nothing_and_is_counted(
     seen: list[Event] = []
     for event in trainer.run():
         seen.append(event)
-        if type(event).__name__ == "StepTaken":
+        if type(event).__name__ == "StepCompleted":
             state = {**trainer.state().tensors, **trainer.model.state_dict()}
             state.pop("loss_sum")
             if event.step == 4:
                 assert all(torch.equal(state[name], before[name]) for name in before)
             before = {name: value.clone() for name, value in state.items()}
-    notes = [event.text for event in seen if isinstance(event, Noticed)]
+    notes = [event.text for event in seen if isinstance(event, Notice)]
     assert len(notes) == 1
-    assert notes[0].startswith("1 of the last 2 steps had no finite loss")
-    reports = {event.step: event.train_loss for event in seen if isinstance(event, StepFinished)}
+    assert notes[0].startswith("1 of the last 2 steps had a loss or gradient of NaN or infinity")
+    reports = {event.step: event.train_loss for event in seen if isinstance(event, MetricsReported)}
     assert set(reports) == {2, 4, 6}
     assert all(math.isfinite(loss) and 0 < loss < 10 for loss in reports.values())
 
@@ -89,7 +96,7 @@ def folder(runs_dir: Path, config: RunConfig) -> RunFolder:
 
 def train_with(folder: RunFolder, **changes: object) -> list[Event]:
     dotted = {f"training.{name}": value for name, value in changes.items()}
-    return list(run_training(folder, Control(), config=with_settings(folder.config, dotted)))
+    return list(run_training(folder, Control(), config=with_settings(folder.read_config(), dotted)))
 
 
 def test_a_run_that_diverges_goes_back_with_half_the_rate(
@@ -104,11 +111,11 @@ def test_a_run_that_diverges_goes_back_with_half_the_rate(
     started = [event.step for event in seen if isinstance(event, RunStarted)]
     assert started == [0, 6]
     assert updates.count(6) == 2
-    rates = {e.step: e.learning_rate for e in seen if isinstance(e, StepFinished)}
-    usual = train_with(RunFolder.create(folder.path.parent, "usual", folder.config))
-    expected = {e.step: e.learning_rate for e in usual if isinstance(e, StepFinished)}
+    rates = {e.step: e.learning_rate for e in seen if isinstance(e, MetricsReported)}
+    usual = train_with(RunFolder.create(folder.path.parent, "usual", folder.read_config()))
+    expected = {e.step: e.learning_rate for e in usual if isinstance(e, MetricsReported)}
     assert rates[18] == pytest.approx(expected[18] / 2)
-    assert any("0.5 times the learning rate" in e.text for e in seen if isinstance(e, Noticed))
+    assert any("0.5 times the learning rate" in e.text for e in seen if isinstance(e, Notice))
     assert folder.state().status == "finished"
 
 
@@ -120,8 +127,8 @@ def test_the_lower_rate_outlives_the_process(
         spoil(patch, lambda number: number in bad and not bad.discard(number))
         train_with(folder)
     more = train_with(folder, steps=20, schedule="constant", warmup_steps=0)
-    rates = [event.learning_rate for event in more if isinstance(event, StepFinished)]
-    assert rates[-1] == pytest.approx(folder.config.training.learning_rate / 2)
+    rates = [event.learning_rate for event in more if isinstance(event, MetricsReported)]
+    assert rates[-1] == pytest.approx(folder.read_config().training.learning_rate / 2)
 
 
 def test_a_run_that_never_finds_back_ends_in_one_sentence(
@@ -167,11 +174,11 @@ def test_out_of_memory_halves_the_micro_batch_and_goes_on(
 
         return run
 
-    usual = history(train_with(RunFolder.create(folder.path.parent, "usual", folder.config)))
-    monkeypatch.setattr(learner_module, "eager_step", tight)
+    usual = history(train_with(RunFolder.create(folder.path.parent, "usual", folder.read_config())))
+    monkeypatch.setattr(computation, "eager_step", tight)
     seen = train_with(folder)
-    notes = [event.text for event in seen if isinstance(event, Noticed)]
-    assert [note.split("through ")[1].split()[0] for note in notes] == ["2", "1"]
+    notes = [event.text for event in seen if isinstance(event, Notice)]
+    assert [note.split("computed ")[1].split()[0] for note in notes] == ["2", "1"]
     assert isinstance(seen[-1], RunFinished)
     losses = history(seen)
     assert losses.keys() == usual.keys()
@@ -188,7 +195,7 @@ def test_memory_that_is_not_enough_for_one_sequence_ends_the_run(
 
         return run
 
-    monkeypatch.setattr(learner_module, "eager_step", never)
+    monkeypatch.setattr(computation, "eager_step", never)
     failed = train_with(folder)[-1]
     assert isinstance(failed, RunFailed)
     assert "out of memory" in failed.error

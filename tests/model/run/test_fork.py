@@ -8,24 +8,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_model import fork
-from megatron_model.checkpoint import load_weights
-from megatron_model.config import RunConfig, with_settings
-from megatron_model.control import Change, Control
-from megatron_model.errors import RequestError
-from megatron_model.events import (
+from megatron_model.config.fields import RunConfig, with_settings
+from megatron_model.config.live import changeable, changed
+from megatron_model.events.schema import (
     CheckpointSaved,
     Event,
-    Noticed,
+    MetricsReported,
+    Notice,
+    RunFinished,
     RunStarted,
     SettingChanged,
-    StepFinished,
-    StepTaken,
+    StepCompleted,
 )
-from megatron_model.live_settings import changeable, changed
-from megatron_model.run_folder import RunFolder
-from megatron_model.runner import run_training
-from megatron_model.trainer import Trainer
+from megatron_model.run import fork
+from megatron_model.run.checkpoint import load_weights
+from megatron_model.run.control import Change, Control
+from megatron_model.run.folder import RunFolder
+from megatron_model.run.runner import run_training
+from megatron_model.training.trainer import Trainer
+from megatron_model.util.errors import RequestError
 from tests.model.helpers import history, tiny_config, train, train_and
 
 
@@ -33,13 +34,13 @@ def fork_of(parent: RunFolder, step: int, **changes: object) -> RunFolder:
     checkpoint = fork.nearest_checkpoint(parent, step)
     assert checkpoint is not None
     dotted = {key.replace("__", "."): value for key, value in changes.items()}
-    return fork.fork_run(parent, checkpoint, "child", with_settings(parent.config, dotted))
+    return fork.fork_run(parent, checkpoint, "child", with_settings(parent.read_config(), dotted))
 
 
 def test_a_fork_goes_on_exactly_where_its_parent_was(run_copy: RunFolder) -> None:
     before = history(run_copy.read_events()[0])
     child = fork_of(run_copy, 14)
-    assert child.parent == (run_copy.name, 15)
+    assert child.read_parent() == (run_copy.name, 15)
     assert [c.step for c in child.checkpoints()] == [15]
     seen = train(child)
     started = next(event for event in seen if isinstance(event, RunStarted))
@@ -56,8 +57,10 @@ def test_a_fork_with_another_learning_rate_goes_another_way(run_copy: RunFolder)
     seen = history(train(child))
     assert seen["train", 18] != before["train", 18]
     assert ("train", 24) in seen
-    assert child.config.training.steps == 24
-    assert child.parent == (run_copy.name, 15), "a resume keeps what run.toml says of the parent"
+    assert child.read_config().training.steps == 24
+    assert child.read_parent() == (run_copy.name, 15), (
+        "a resume keeps what run.toml says of the parent"
+    )
 
 
 def test_the_parent_stays_as_it_is(run_copy: RunFolder) -> None:
@@ -108,7 +111,7 @@ def test_the_nearest_checkpoint_is_found(run_copy: RunFolder, tmp_path: Path) ->
 
 
 def at(step: int) -> object:
-    return lambda event: isinstance(event, StepTaken) and event.step == step
+    return lambda event: isinstance(event, StepCompleted) and event.step == step
 
 
 def test_a_change_counts_from_the_next_step_and_is_recorded(
@@ -123,9 +126,9 @@ def test_a_change_counts_from_the_next_step_and_is_recorded(
     seen = train_and(folder, at(8), change)  # type: ignore[arg-type]
     recorded = next(event for event in seen if isinstance(event, SettingChanged))
     assert (recorded.step, recorded.key, recorded.new) == (8, "training.learning_rate", 0.0123)
-    rates = {e.step: e.learning_rate for e in seen if isinstance(e, StepFinished)}
+    rates = {e.step: e.learning_rate for e in seen if isinstance(e, MetricsReported)}
     assert rates[10] == 0.0123 != rates[8]
-    assert folder.config.training.learning_rate == 0.0123
+    assert folder.read_config().training.learning_rate == 0.0123
     assert recorded in folder.read_events()[0]
     assert [c.key for c in folder.state().changes] == ["training.learning_rate"]
 
@@ -135,7 +138,7 @@ def test_more_steps_stretch_the_schedule_from_then_on(runs_dir: Path, config: Ru
     linear = with_settings(config, {f"training.{key}": value for key, value in plain.items()})
     folder = RunFolder.create(runs_dir, "a", linear)
     seen = train_and(folder, at(9), Change("training.steps", 36))  # type: ignore[arg-type]
-    rates = {e.step: e.learning_rate for e in seen if isinstance(e, StepFinished)}
+    rates = {e.step: e.learning_rate for e in seen if isinstance(e, MetricsReported)}
     peak = linear.training.learning_rate
     assert max(rates) == 36
     assert rates[9] == pytest.approx(peak * (1 - 8 / 18))
@@ -156,9 +159,9 @@ def test_a_change_survives_a_kill_exactly(runs_dir: Path, config: RunConfig, key
         events = run_training(folder, control)
         for event in events:
             seen.append(event)
-            if isinstance(event, StepTaken) and event.step == 8:
+            if isinstance(event, StepCompleted) and event.step == 8:
                 control.put(Change(key, value))
-            if isinstance(event, StepTaken) and event.step == killed_at:
+            if isinstance(event, StepCompleted) and event.step == killed_at:
                 events.close()  # type: ignore[attr-defined]
                 seen += train(RunFolder.open(folder.path))
                 break
@@ -191,7 +194,7 @@ def test_a_change_that_cannot_be_is_said_and_does_nothing(
 ) -> None:
     folder = RunFolder.create(runs_dir, "a", config)
     seen = train_and(folder, at(8), change)  # type: ignore[arg-type]
-    assert any(isinstance(event, Noticed) for event in seen)
+    assert any(isinstance(event, Notice) for event in seen)
     assert not any(isinstance(event, SettingChanged) for event in seen)
     assert history(seen) == history(train(RunFolder.create(runs_dir, "b", config)))
 
@@ -226,10 +229,67 @@ def test_both_optimizers_take_another_rate(config: RunConfig) -> None:
         other.change(with_settings(start, {key: 0.0}))
         for each in (trainer, other):
             for event in each.run():
-                if isinstance(event, StepTaken) and event.step == 2:
+                if isinstance(event, StepCompleted) and event.step == 2:
                     break
         same = [
             torch.equal(a, b)
             for a, b in zip(trainer.model.parameters(), other.model.parameters(), strict=True)
         ]
         assert not all(same)
+
+
+# Nothing left to do
+
+
+def with_spent_budget(run: RunFolder, seconds: float, evaluation: float = 0.0) -> None:
+    for checkpoint in run.checkpoints():
+        path = checkpoint.path / "training.json"
+        numbers = json.loads(path.read_text())
+        numbers.update(elapsed_seconds=seconds, evaluation_seconds=evaluation)
+        path.write_text(json.dumps(numbers))
+        (checkpoint.path / "SHA256SUMS").unlink()
+
+
+@pytest.mark.parametrize(("spent", "evaluation"), [(30.0, 0.0), (20.0, 0.0), (19.0, 2.0)])
+def test_a_fork_whose_time_is_up_is_refused(
+    run_copy: RunFolder, spent: float, evaluation: float
+) -> None:
+    with_spent_budget(run_copy, spent, evaluation)
+    with pytest.raises(
+        RequestError, match=r"max_seconds is 20; it must be more than the \d+\.\d s"
+    ):
+        fork_of(run_copy, 15, training__max_seconds=20)
+    assert not (run_copy.path.parent / "child").exists()
+
+
+def test_a_fork_by_hand_whose_time_is_up_leaves_nothing(run_copy: RunFolder) -> None:
+    child = fork_of(run_copy, 15, training__max_seconds=20)
+    with_spent_budget(child, 30)
+    with pytest.raises(RequestError, match=r"budget of 20 s is used up; set training.max_seconds"):
+        train(child)
+    assert not child.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"training.steps": 12}, "18 steps are done; set training.steps to more"),
+        ({"training.max_seconds": 5}, "budget of 5 s is used up; set training.max_seconds to more"),
+    ],
+)
+def test_a_resume_with_nothing_left_is_refused_and_changes_nothing(
+    run_copy: RunFolder, changes: dict[str, object], match: str
+) -> None:
+    with_spent_budget(run_copy, 30)
+    log, asked = run_copy.events_path.read_bytes(), (run_copy.path / "run.toml").read_bytes()
+    config = with_settings(run_copy.read_config(), changes)
+    with pytest.raises(RequestError, match=match):
+        list(run_training(run_copy, Control(), config=config))
+    assert run_copy.events_path.read_bytes() == log
+    assert (run_copy.path / "run.toml").read_bytes() == asked
+
+
+def test_a_run_that_was_killed_at_its_very_end_is_finished(run_copy: RunFolder) -> None:
+    lines = run_copy.events_path.read_bytes().splitlines(keepends=True)
+    run_copy.events_path.write_bytes(b"".join(lines[:-1]))
+    assert isinstance(train(run_copy)[-1], RunFinished)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from megatron_model.config import with_settings
-from megatron_model.control import Control
-from megatron_model.errors import RequestError
-from megatron_model.events import RunFinished
-from megatron_model.handover import start_successor
-from megatron_model.run_folder import RunFolder, find_model
-from megatron_model.runner import run_training
+from megatron_model.config.fields import with_settings
+from megatron_model.events.schema import RunFinished
+from megatron_model.run.control import Control
+from megatron_model.run.folder import RunFolder, find_model
+from megatron_model.run.handover import start_successor
+from megatron_model.run.runner import run_training
+from megatron_model.util.errors import RequestError
 from tests.model.helpers import train
 
 
@@ -25,7 +25,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def more(folder: RunFolder, steps: int) -> list[object]:
-    config = with_settings(folder.config, {"training.steps": steps})
+    config = with_settings(folder.read_config(), {"training.steps": steps})
     return list(run_training(folder, Control(), config=config))
 
 
@@ -110,7 +110,7 @@ class _Harm:
 
 
 def test_a_pickle_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from megatron_model.checkpoint import load_model
+    from megatron_model.run.checkpoint import load_model
 
     monkeypatch.chdir(tmp_path)
     for name in ("evil.pt", "evil.safetensors"):
@@ -121,7 +121,7 @@ def test_a_pickle_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_everything_in_a_run_is_the_users_own(run_copy: RunFolder) -> None:
-    folder = RunFolder.create(run_copy.path.parent, "own", run_copy.config)
+    folder = RunFolder.create(run_copy.path.parent, "own", run_copy.read_config())
     train(folder)
     for path in [folder.path, *folder.path.rglob("*")]:
         wanted = 0o700 if path.is_dir() else 0o600

@@ -9,10 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from megatron_model.checkpoint import load_model
-from megatron_model.config import config_to_toml, with_settings
-from megatron_model.run_folder import MODEL_FILE, RunFolder
+import pytest
+
+from megatron_model.config.fields import config_to_toml, with_settings
+from megatron_model.run.checkpoint import load_model
+from megatron_model.run.folder import MODEL_FILE, RunFolder
 from tests.model.helpers import history, tiny_config, train
+
+pytestmark = pytest.mark.slow
+
 
 KILLS = 20 if os.environ.get("MEGATRON_TORTURE") == "1" else 3
 
@@ -54,7 +59,7 @@ def test_killed_again_and_again_a_run_ends_as_if_nothing_had_been(
         assert not folder.is_active()
         for checkpoint in folder.checkpoints():
             assert load_model(checkpoint.path / MODEL_FILE).step == checkpoint.step
-    assert folder.config == config
+    assert folder.read_config() == config
     train(folder)
 
     undisturbed = RunFolder.create(runs_dir, "undisturbed", with_settings(config, {}))

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from megatron_model import run_lock
-from megatron_model.errors import RequestError
-from megatron_model.run_folder import LOCK_FILE, RunFolder
+from megatron_model.run import lock as run_lock
+from megatron_model.run.folder import LOCK_FILE, RunFolder
+from megatron_model.util.errors import RequestError
 
 _HOLD = """
 import sys
 from pathlib import Path
-from megatron_model.run_lock import hold
+from megatron_model.run.lock import hold
 with hold(Path(sys.argv[1])) as held:
     print(held, flush=True)
     sys.stdin.read()

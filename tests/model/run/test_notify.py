@@ -8,10 +8,10 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from megatron_model import notify
-from megatron_model.config import RunConfig
-from megatron_model.events import RunFailed, RunFinished, RunPaused
-from megatron_model.run_folder import RunFolder
+from megatron_model.config.fields import RunConfig
+from megatron_model.events.schema import RunFailed, RunFinished, RunPaused
+from megatron_model.run import notify
+from megatron_model.run.folder import RunFolder
 from tests.model.helpers import train
 
 
@@ -36,7 +36,7 @@ def test_should_notify_hook_hears_of_the_end(
     heard = tmp_path / "heard"
     monkeypatch.setenv(notify.VARIABLE, str(script(tmp_path / "hook", heard)))
     train(RunFolder.create(runs_dir, "a", config))
-    assert wait_for(heard) == "a|completed|completed at step 18|"
+    assert wait_for(heard) == "a|completed|finished: all 18 steps are done|"
 
 
 def test_the_file_in_the_config_folder_is_the_usual_one(

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,33 +16,33 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_model.checkpoint import load_weights
-from megatron_model.config import RunConfig, with_settings
-from megatron_model.control import Control
-from megatron_model.errors import RequestError
-from megatron_model.events import (
-    Alerted,
+from megatron_model.config.fields import RunConfig, with_settings
+from megatron_model.events.schema import (
+    Alert,
     CheckpointSaved,
     Evaluated,
     Event,
+    MetricsReported,
     RunFailed,
     RunFinished,
     RunPaused,
     RunResumed,
     RunStarted,
     SampleGenerated,
-    StepFinished,
-    StepTaken,
+    StepCompleted,
     WorkProgress,
 )
-from megatron_model.run_folder import (
+from megatron_model.run.checkpoint import load_weights
+from megatron_model.run.control import Control
+from megatron_model.run.folder import (
     EVENTS_FILE,
     FINAL_WEIGHTS_FILE,
     MODEL_FILE,
     RunFolder,
 )
-from megatron_model.runner import run_training
-from tests.model.helpers import history, kinds, recorded, train, train_and
+from megatron_model.run.runner import run_training
+from megatron_model.util.errors import RequestError
+from tests.model.helpers import TEXT, history, kinds, recorded, tiny_config, train, train_and
 
 Make = Callable[..., RunFolder]
 
@@ -59,7 +60,7 @@ def make_run(runs_dir: Path, config: RunConfig) -> Make:
 
 
 def at_step(step: int) -> Callable[[Event], bool]:
-    return lambda event: isinstance(event, StepTaken) and event.step == step
+    return lambda event: isinstance(event, StepCompleted) and event.step == step
 
 
 def steps_of(folder: RunFolder) -> list[int]:
@@ -84,7 +85,7 @@ def test_a_run_is_recorded_as_it_is_yielded(make_run: Make) -> None:
     begun = kinds(seen).index("RunStarted")  # before it nothing is known to be a run
     assert folder.read_events()[0] == recorded(seen[begun:])
     assert kinds(seen)[-1] == "RunFinished"
-    assert {"StepTaken", "WorkProgress"} <= set(kinds(seen)) - set(kinds(recorded(seen)))
+    assert {"StepCompleted", "WorkProgress"} <= set(kinds(seen)) - set(kinds(recorded(seen)))
 
 
 def test_a_run_says_what_it_is(finished_run: RunFolder, config: RunConfig) -> None:
@@ -121,7 +122,8 @@ def test_a_best_checkpoint_survives_many_newer_ones(run_copy: RunFolder) -> None
     best = run_copy.checkpoints()[0]
     state = best.path / "training.json"
     state.write_text(json.dumps({**json.loads(state.read_text()), "val_loss": 0.001}))
-    more = with_settings(run_copy.config, {"training.steps": 40})
+    (best.path / "SHA256SUMS").unlink()
+    more = with_settings(run_copy.read_config(), {"training.steps": 40})
     list(run_training(run_copy, Control(), config=more))
     kept = steps_of(run_copy)
     assert (kept[0], kept[-1], len(kept)) == (best.step, 40, 3)
@@ -144,7 +146,7 @@ def test_a_command_is_obeyed_before_the_next_step(
 ) -> None:
     seen = train_and(make_run(training__steps=4), at_step(2), command)
     between = itertools.takewhile(
-        lambda event: not isinstance(event, StepTaken),
+        lambda event: not isinstance(event, StepCompleted),
         itertools.islice(seen, next(i for i, e in enumerate(seen) if at_step(2)(e)) + 1, None),
     )
     assert [event.step for event in between if isinstance(event, kind)] == [2]
@@ -176,7 +178,7 @@ def test_a_paused_run_works_on_command_but_takes_no_step(make_run: Make) -> None
     during = kinds(seen[start:end])
     assert during.count("RunPaused") == 1
     assert {"CheckpointSaved", "SampleGenerated", "Evaluated"} < set(during)
-    assert "StepTaken" not in during
+    assert "StepCompleted" not in during
     assert isinstance(last(seen), RunFinished)
 
 
@@ -257,7 +259,7 @@ def test_elapsed_time_goes_on_where_it_was(make_run: Make) -> None:
     started = next(event for event in after if isinstance(event, RunStarted))
     assert isinstance(first, RunFinished)
     assert started.elapsed_seconds >= first.elapsed_seconds - 0.5
-    times = [e.elapsed_seconds for e in after if isinstance(e, StepTaken)]
+    times = [e.elapsed_seconds for e in after if isinstance(e, StepCompleted)]
     assert times == sorted(times)
     assert times[0] >= started.elapsed_seconds > 0
 
@@ -267,17 +269,17 @@ def test_a_run_that_is_done_stays_as_it_is(
 ) -> None:
     kept = steps_of(run_copy)
     seen = train(run_copy)
-    assert "StepTaken" not in kinds(seen)
+    assert "StepCompleted" not in kinds(seen)
     assert history(seen) == {}
     assert steps_of(run_copy) == kept
     assert history(run_copy.read_events()[0]) == unbroken
 
 
 def test_more_steps_can_be_asked_of_a_run_that_is_done(run_copy: RunFolder) -> None:
-    config = with_settings(run_copy.config, {"training.steps": 20})
-    run_copy.write_config(config, fingerprint=run_copy.corpus_fingerprint)
+    config = with_settings(run_copy.read_config(), {"training.steps": 20})
+    run_copy.write_config(config, fingerprint=run_copy.read_corpus_fingerprint())
     seen = train(run_copy)
-    assert [event.step for event in seen if isinstance(event, StepTaken)] == [19, 20]
+    assert [event.step for event in seen if isinstance(event, StepCompleted)] == [19, 20]
 
 
 def test_a_torn_last_line_is_cut_off(
@@ -360,7 +362,7 @@ def test_weights_that_are_no_numbers_are_never_saved(make_run: Make) -> None:
         training__log_every=100, training__checkpoint_every=3, training__when_diverged="stop"
     )
     control, seen = Control(), []
-    from megatron_model import runner
+    from megatron_model.run import runner
 
     trainers = []
 
@@ -378,7 +380,7 @@ def test_weights_that_are_no_numbers_are_never_saved(make_run: Make) -> None:
                     next(iter(trainers[0].model.parameters())).fill_(float("nan"))
     failed = last(seen)
     assert isinstance(failed, RunFailed)
-    assert "finite number" in failed.error
+    assert "NaN or infinity" in failed.error
     assert steps_of(folder) == [3]
     assert folder.state().status == "failed"
 
@@ -431,7 +433,7 @@ def test_a_changed_corpus_is_refused(make_run: Make, tmp_path: Path, corpus: Pat
 def test_what_a_run_began_with_cannot_change(run_copy: RunFolder, key: str, value: object) -> None:
     asked = (run_copy.path / "run.toml").read_bytes()
     kept = steps_of(run_copy)
-    changed = with_settings(run_copy.config, {key: value, "training.steps": 30})
+    changed = with_settings(run_copy.read_config(), {key: value, "training.steps": 30})
     with pytest.raises(RequestError, match=rf"{key} cannot change"):
         list(run_training(run_copy, Control(), config=changed))
     assert (run_copy.path / "run.toml").read_bytes() == asked
@@ -439,17 +441,17 @@ def test_what_a_run_began_with_cannot_change(run_copy: RunFolder, key: str, valu
 
 
 def test_settings_to_go_on_with_are_kept(run_copy: RunFolder) -> None:
-    changed = with_settings(run_copy.config, {"training.steps": 19, "training.log_every": 1})
+    changed = with_settings(run_copy.read_config(), {"training.steps": 19, "training.log_every": 1})
     events = list(run_training(run_copy, Control(), config=changed))
-    assert [event.step for event in events if isinstance(event, StepFinished)] == [19]
-    assert run_copy.config == changed
-    assert run_copy.corpus_fingerprint
+    assert [event.step for event in events if isinstance(event, MetricsReported)] == [19]
+    assert run_copy.read_config() == changed
+    assert run_copy.read_corpus_fingerprint()
 
 
 _HOLD = """
 import sys
 from pathlib import Path
-from megatron_model.run_folder import RunFolder
+from megatron_model.run.folder import RunFolder
 with RunFolder(Path(sys.argv[1])).lock():
     print("held", flush=True)
     sys.stdin.read()
@@ -525,7 +527,7 @@ def test_a_run_waits_while_the_disk_is_full_and_goes_on_after(
             elif isinstance(event, RunPaused):
                 full.close()
                 control.put("save")
-    alerts = [event for event in seen if isinstance(event, Alerted)]
+    alerts = [event for event in seen if isinstance(event, Alert)]
     assert len(alerts) == 1
     assert alerts[0].text.startswith("Cannot write ")
     assert what in alerts[0].text
@@ -558,3 +560,75 @@ def test_a_run_stopped_while_the_disk_is_full_keeps_what_was_saved(
     assert steps_of(folder)
     train(folder)
     assert history(folder.read_events()[0]) == unbroken
+
+
+# A run finds its text again, or says what to do
+
+
+def _as_from_before(folder: RunFolder) -> None:
+    """Take out of a run's files what a program without rules of reading did not write."""
+    path = folder.path / "run.toml"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(x for x in lines if not x.startswith(("errors =", "reading ="))))
+
+
+def _texts(folder: Path) -> Path:
+    folder.mkdir()
+    lines = TEXT.splitlines(keepends=True)
+    for number, name in enumerate(("1.txt", "2.txt", "10.txt")):
+        part = "".join(lines[number * 20 : number * 20 + 20]).removesuffix("\n")
+        (folder / name).write_text(part, encoding="utf-8")
+    (folder / "twice.txt").symlink_to(folder / "1.txt")
+    return folder
+
+
+def test_a_run_from_before_goes_on_with_the_text_it_began_with(
+    tmp_path: Path, runs_dir: Path
+) -> None:
+    config = tiny_config({"data.corpus": str(_texts(tmp_path / "texts")), "data.reading": 1})
+    old = RunFolder.create(runs_dir, "old", config)
+    stopped = train_and(old, lambda event: isinstance(event, StepCompleted), "stop")
+    assert isinstance(stopped[-1], RunFinished)
+    _as_from_before(old)
+    assert old.read_config().data.reading == 1
+    expected = history(train(RunFolder.create(runs_dir, "whole", config)))
+    train(old)
+    # All but what the stopped stretch evaluated at its end is that of a run in one go.
+    assert expected.items() <= history(old.read_events()[0]).items()
+    new = RunFolder.create(runs_dir, "new", with_settings(config, {"data.reading": 2}))
+    assert history(train(new)) != expected
+
+
+def test_the_rules_of_reading_cannot_change_in_a_run_that_has_begun(
+    run_copy: RunFolder,
+) -> None:
+    for key, value in (("data.reading", 1), ("data.errors", "drop")):
+        with pytest.raises(RequestError, match=key):
+            list(
+                run_training(
+                    run_copy, Control(), config=with_settings(run_copy.read_config(), {key: value})
+                )
+            )
+
+
+def test_a_moved_corpus_is_found_again_by_advice_that_works(tmp_path: Path, runs_dir: Path) -> None:
+    text = tmp_path / "the tale.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    folder = RunFolder.create(runs_dir, "a", tiny_config({"data.corpus": str(text)}))
+    train_and(folder, lambda event: isinstance(event, StepCompleted), "stop")
+    text.rename(tmp_path / "the tales.txt")
+    with pytest.raises(RequestError) as refused:
+        train(folder)
+    words = shlex.split(str(refused.value).rpartition("resume with ")[2].removesuffix("."))
+    assert words == [
+        "megatron-model", "train", "--resume", str(folder.path), "--set",
+        f"data.corpus={tmp_path / 'the tales.txt'}",
+    ]  # fmt: skip
+    changed = with_settings(folder.read_config(), {"data.corpus": words[-1].partition("=")[2]})
+    events = list(run_training(folder, Control(), config=changed))
+    assert isinstance(events[-1], RunFinished)
+    # What only has a similar name is not advised.
+    (tmp_path / "the tales.txt").write_text("another text")
+    (tmp_path / "the tales.txt").rename(tmp_path / "the tale2.txt")
+    with pytest.raises(RequestError, match="data.corpus=PATH"):
+        train(folder)

@@ -1,4 +1,4 @@
-"""Checkpoints written beside training: the same ones, whole, and patient with a full disk."""
+"""Checkpoints written in the background: the same ones, whole, and tried again on a full disk."""
 
 from __future__ import annotations
 
@@ -10,26 +10,32 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_model import saving
-from megatron_model.checkpoint import load_training, load_weights
-from megatron_model.config import RunConfig
-from megatron_model.control import Control
-from megatron_model.events import Alerted, CheckpointSaved, RunFinished, RunPaused, StepTaken
-from megatron_model.files import is_unharmed
-from megatron_model.run_folder import MODEL_FILE, RunFolder
-from megatron_model.runner import run_training
+from megatron_model.config.fields import RunConfig
+from megatron_model.events.schema import (
+    Alert,
+    CheckpointSaved,
+    RunFinished,
+    RunPaused,
+    StepCompleted,
+)
+from megatron_model.run import save as saving
+from megatron_model.run.checkpoint import load_training, load_weights
+from megatron_model.run.control import Control
+from megatron_model.run.folder import MODEL_FILE, RunFolder
+from megatron_model.run.runner import run_training
+from megatron_model.util.files import is_unharmed
 from tests.model.helpers import history, train
-from tests.model.test_runner import no_file_longer_than
+from tests.model.run.test_runner import no_file_longer_than
 
 
 @pytest.fixture
-def beside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write even the smallest checkpoint beside training."""
-    monkeypatch.setattr(saving, "BESIDE_FROM_BYTES", 0)
+def in_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write even the smallest checkpoint in the background."""
+    monkeypatch.setattr(saving, "BACKGROUND_FROM_BYTES", 0)
 
 
 def test_training_goes_on_meanwhile_and_changes_nothing_of_it(
-    beside: None,
+    in_background: None,
     runs_dir: Path,
     config: RunConfig,
     finished_run: RunFolder,
@@ -44,11 +50,11 @@ def test_training_goes_on_meanwhile_and_changes_nothing_of_it(
         write(path, snapshot)
 
     monkeypatch.setattr(saving, "write_checkpoint", slow)
-    folder = RunFolder.create(runs_dir, "beside", config)
+    folder = RunFolder.create(runs_dir, "background", config)
     seen = []
     for event in run_training(folder, Control()):
         seen.append(event)
-        if isinstance(event, StepTaken) and event.step > 5 and not gate.is_set():
+        if isinstance(event, StepCompleted) and event.step > 5 and not gate.is_set():
             stepped.append(event.step)
             assert not folder.checkpoint_path(5).exists()
             gate.set()
@@ -69,29 +75,29 @@ def test_training_goes_on_meanwhile_and_changes_nothing_of_it(
 
 
 def test_a_full_disk_is_waited_for_beside_training_too(
-    beside: None, runs_dir: Path, config: RunConfig, finished_run: RunFolder
+    in_background: None, runs_dir: Path, config: RunConfig, finished_run: RunFolder
 ) -> None:
-    folder, control = RunFolder.create(runs_dir, "beside", config), Control()
+    folder, control = RunFolder.create(runs_dir, "background", config), Control()
     seen = []
     with contextlib.ExitStack() as full:
         for event in run_training(folder, control):
             seen.append(event)
-            if isinstance(event, StepTaken) and event.step == 4:
+            if isinstance(event, StepCompleted) and event.step == 4:
                 full.enter_context(no_file_longer_than(8000))
             if isinstance(event, RunPaused):
                 full.close()
                 control.put("resume")
-    assert sum(isinstance(event, Alerted) for event in seen) == 1
+    assert sum(isinstance(event, Alert) for event in seen) == 1
     assert isinstance(seen[-1], RunFinished)
     assert history(folder.read_events()[0]) == history(finished_run.read_events()[0])
 
 
 def test_a_run_killed_beside_a_save_resumes_exactly(
-    beside: None, runs_dir: Path, config: RunConfig, finished_run: RunFolder
+    in_background: None, runs_dir: Path, config: RunConfig, finished_run: RunFolder
 ) -> None:
-    folder = RunFolder.create(runs_dir, "beside", config)
+    folder = RunFolder.create(runs_dir, "background", config)
     events = run_training(folder, Control())
-    next(event for event in events if isinstance(event, StepTaken) and event.step == 11)
+    next(event for event in events if isinstance(event, StepCompleted) and event.step == 11)
     events.close()  # type: ignore[attr-defined]
     assert not folder.is_active()
     train(folder)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from megatron_model import evaluation
-from megatron_model.architectures import build_model
-from megatron_model.dataset import TokenArray
-from megatron_model.evaluation import (
+from megatron_model.data.batches import TokenArray
+from megatron_model.model.factory import build_model
+from megatron_model.training import loss as evaluation
+from megatron_model.training.loss import (
     bits_per_character,
     eager_loss,
     evaluate_loss,

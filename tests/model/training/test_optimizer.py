@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megatron_model.architectures import build_model
-from megatron_model.config import RunConfig, TrainingConfig
-from megatron_model.muon import orthogonalise
-from megatron_model.optimizer import Optimizer, build_optimizer, learning_rate_scale
+from megatron_model.config.fields import RunConfig, TrainingConfig
+from megatron_model.model.factory import build_model
+from megatron_model.training.muon import orthogonalise
+from megatron_model.training.optimizer import Optimizer, build_optimizer, learning_rate_scale
 from tests.model.helpers import tiny_config
 
 VOCABULARY = 13

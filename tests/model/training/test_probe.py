@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from megatron_model.config import with_settings
-from megatron_model.measurement import Measurement, cost_key
-from megatron_model.preflight import preflight
-from megatron_model.probe import Probe, Progress, Request, measure
+from megatron_model.config.fields import with_settings
+from megatron_model.planning.measurement import Measurement, cost_key
+from megatron_model.planning.preflight import preflight
+from megatron_model.training.probe import Probe, Progress, Request, measure
 from tests.model.helpers import tiny_config
 
 
@@ -50,8 +50,8 @@ def test_batch_sizes_double_until_it_no_longer_pays(monkeypatch: pytest.MonkeyPa
             characters_per_step=batch * 16, steps=3, compiled=False,
         )  # fmt: skip
 
-    monkeypatch.setattr("megatron_model.probe._take_steps", steps)
-    monkeypatch.setattr("megatron_model.probe._prepare", lambda config: None)
+    monkeypatch.setattr("megatron_model.training.probe._take_steps", steps)
+    monkeypatch.setattr("megatron_model.training.probe._prepare", lambda config: None)
 
     def sizes(limit: int | None) -> list[int]:
         said: list[Progress] = []

@@ -1,30 +1,35 @@
-"""What the tests of the Generation screen share: the screen on a real run, and what is on it."""
+"""What the tests of the Generation screen share: the screen on a real run, and what runs write."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from textual.screen import Screen
 
-from megatron_model.config import RunConfig, with_settings
-from megatron_model.control import Control
-from megatron_model.events import Event
-from megatron_model.run_folder import RunFolder
+from megatron_model.cli.parser import main
+from megatron_model.config.fields import RunConfig, SamplingConfig, with_settings
+from megatron_model.events.schema import Event
+from megatron_model.run.control import Control
+from megatron_model.run.folder import RunFolder
 from megatron_tui.app import MegatronApp
-from megatron_tui.generation_service import GenerationStatus
-from megatron_tui.preferences import Preferences
-from megatron_tui.screens.generation import GenerationScreen
-from megatron_tui.widgets.choice import Choice
-from megatron_tui.widgets.key_bar import KeyBar
-from megatron_tui.widgets.panel import Panel, Text
-from megatron_tui.widgets.prompt_area import PromptArea
-from megatron_tui.widgets.settings_list import SettingsList
-from megatron_tui.widgets.stream_view import StreamView
+from megatron_tui.generation.prompt_area import PromptArea
+from megatron_tui.generation.screen import GenerationScreen
+from megatron_tui.generation.written_text import RULE
+from megatron_tui.services.generation import GenerationStatus
+from megatron_tui.services.preferences import Preferences
+from megatron_tui.ui.choice import Choice
+from megatron_tui.ui.key_bar import KeyBar
+from megatron_tui.ui.panel import Label, Panel
+from megatron_tui.ui.settings_list import SettingsList
+from megatron_tui.ui.stream_view import StreamView
 from tests.tui.conftest import make_app, make_workbench, until
 
 WIDE, NARROW = (120, 40), (80, 24)
@@ -72,7 +77,7 @@ class Writing:
 
     def line(self, selector: str) -> str:
         """What a line of text says."""
-        return self.app.screen.query_one(selector, Text).plain
+        return self.app.screen.query_one(selector, Label).plain
 
     def panel(self, name: str) -> str:
         """Title and subtitle of a panel."""
@@ -144,7 +149,7 @@ class GatedRun:
         self._gate.release(count)
 
     def __call__(self, folder: RunFolder, control: Control, **options: Any) -> Iterator[Event]:
-        from megatron_model.runner import run_training
+        from megatron_model.run.runner import run_training
 
         for event in run_training(folder, control, **options):
             self._gate.acquire()
@@ -177,3 +182,28 @@ async def in_training(
         yield Writing(app, pilot), go_on
         training.stop()
         await go_on(training.idle.is_set)
+
+
+def stream(run: RunFolder, prompt: str, **options: object) -> str:
+    """What the best model of a run writes, without any screen."""
+    from megatron_model.run.checkpoint import load_model
+
+    best = run.best_checkpoint()
+    assert best is not None
+    sampling = SamplingConfig(**options)  # type: ignore[arg-type]
+    return "".join(load_model(best.path / "model.safetensors").stream(prompt, sampling))
+
+
+def run_header(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the command in the header of a saved text; return what it prints."""
+    header, _, _ = path.read_text(encoding="utf-8").partition(RULE + "\n")
+    command = next(line for line in header.splitlines() if line.startswith("# again: "))
+    # A shell takes the words apart.
+    shell = ["bash", "-c", f"printf '%s\\0' {command.removeprefix('# again: ')}"]
+    words = subprocess.run(shell, capture_output=True, text=True, check=True).stdout.split("\0")
+    assert words[:2] == ["megatron-model", "sample"]
+    monkeypatch.setattr("sys.argv", words[:-1])
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main()
+    return out.getvalue()

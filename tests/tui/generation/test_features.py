@@ -1,9 +1,4 @@
-"""Every "must" of the Generation screen, reached by keys; one test for each.
-
-The list is section 4.3 of the survey of neighbours, and item 3 of the plan for this screen; a test
-is named after its entry, so that the list can be checked off. What is a "should" is in
-test_generation_views.py.
-"""
+"""What the Generation screen does, reached by keys: writing, settings, prompts, weights, saving."""
 
 from __future__ import annotations
 
@@ -14,36 +9,33 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input, OptionList
 
-from megatron_model.config import RunConfig, SamplingConfig
-from megatron_model.run_folder import RunFolder
-from megatron_tui.preferences import Preferences
-from megatron_tui.screens.generation import READING
-from megatron_tui.screens.history import HistoryScreen
-from megatron_tui.screens.pick import AskPath, Pick
-from megatron_tui.widgets.panel import Text
-from megatron_tui.widgets.prompt_area import PromptArea
-from megatron_tui.widgets.settings_list import SettingsList
-from megatron_tui.widgets.stream_view import StreamView
+from megatron_model.config.fields import RunConfig
+from megatron_model.run.folder import RunFolder
+from megatron_tui.generation.dialogs import HistoryScreen
+from megatron_tui.generation.prompt_area import PromptArea
+from megatron_tui.generation.writing_session import READING
+from megatron_tui.services.preferences import Preferences
+from megatron_tui.ui.panel import Label
+from megatron_tui.ui.pick import AskPath, Pick
+from megatron_tui.ui.settings_list import SettingsList
+from megatron_tui.ui.stream_view import StreamView
 from tests.tui.conftest import until
-from tests.tui.generation import NARROW, WIDE, Writing, in_training, writing
-from tests.tui.test_services import Letters
-
-
-def stream(run: RunFolder, prompt: str, **options: object) -> str:
-    """What the best model of a run writes, without any screen."""
-    from megatron_model.checkpoint import load_model
-
-    best = run.best_checkpoint()
-    assert best is not None
-    sampling = SamplingConfig(**options)  # type: ignore[arg-type]
-    return "".join(load_model(best.path / "model.safetensors").stream(prompt, sampling))
-
+from tests.tui.generation.helpers import (
+    NARROW,
+    WIDE,
+    Writing,
+    in_training,
+    run_header,
+    stream,
+    writing,
+)
+from tests.tui.services.test_services import Letters
 
 # Streaming
 
 
 @pytest.mark.parametrize("size", [WIDE, NARROW])
-async def test_must_streaming_with_its_speed(
+async def test_streaming_with_its_speed(
     run_copy: RunFolder, runs_dir: Path, size: tuple[int, int]
 ) -> None:
     async with writing(runs_dir, size) as shown:
@@ -54,7 +46,7 @@ async def test_must_streaming_with_its_speed(
         assert "characters/s" in shown.panel("output")
 
 
-async def test_must_text_comes_while_it_is_written(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_text_comes_while_it_is_written(runs_dir: Path, run_copy: RunFolder) -> None:
     model = Letters()
     async with writing(runs_dir, load_model=lambda path: model) as shown:
         await shown.type("x")
@@ -69,13 +61,13 @@ async def test_must_text_comes_while_it_is_written(runs_dir: Path, run_copy: Run
         model.gate.release()
 
 
-async def test_must_an_empty_prompt_begins_anywhere(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_an_empty_prompt_begins_anywhere(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.press("enter")
         assert await shown.done() == stream(run_copy, "")
 
 
-async def test_must_streaming_at_the_speed_of_a_reader(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_streaming_at_the_speed_of_a_reader(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.press("escape", "v")
         assert shown.choice("pace") == "reading"
@@ -100,7 +92,7 @@ async def test_must_streaming_at_the_speed_of_a_reader(runs_dir: Path, run_copy:
         )
 
 
-async def test_must_100_000_characters(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_100_000_characters(runs_dir: Path, run_copy: RunFolder) -> None:
     model = Letters()
     model.gate.release(100_000)
     async with writing(runs_dir, load_model=lambda path: model) as shown:
@@ -119,9 +111,7 @@ async def test_must_100_000_characters(runs_dir: Path, run_copy: RunFolder) -> N
         await until(lambda: view.is_vertical_scroll_end)
 
 
-async def test_must_the_view_stays_where_it_was_scrolled_to(
-    runs_dir: Path, run_copy: RunFolder
-) -> None:
+async def test_the_view_stays_where_it_was_scrolled_to(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.set("max_new_tokens", "3000")
         await shown.press("r")
@@ -145,7 +135,7 @@ async def test_must_the_view_stays_where_it_was_scrolled_to(
         ("max_new_tokens", "77", 77), ("stop", ".", "."),
     ],
 )  # fmt: skip
-async def test_must_setting(
+async def test_setting(
     runs_dir: Path, run_copy: RunFolder, key: str, text: str, value: object
 ) -> None:
     async with writing(runs_dir) as shown:
@@ -154,7 +144,7 @@ async def test_must_setting(
         assert await shown.done() == "th" + stream(run_copy, "th", **{key: value})
 
 
-async def test_must_greedy(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_greedy(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.press("escape", "g")
         assert shown.value("temperature") == "0"
@@ -164,7 +154,7 @@ async def test_must_greedy(runs_dir: Path, run_copy: RunFolder) -> None:
         assert shown.value("temperature") == "0.8"
 
 
-async def test_must_keys_that_nudge_the_settings(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_keys_that_nudge_the_settings(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.press("escape", "t", "t", "T", "k", "k", "K", "o", "o", "O")
         assert [shown.value(key) for key in ("temperature", "top_k", "top_p")] == [
@@ -173,7 +163,7 @@ async def test_must_keys_that_nudge_the_settings(runs_dir: Path, run_copy: RunFo
         assert "*" in str(shown.screen.query_one(SettingsList).render_line(1).text)
 
 
-async def test_must_a_wrong_value_is_said_and_nothing_is_written(
+async def test_a_wrong_value_is_said_and_nothing_is_written(
     runs_dir: Path, run_copy: RunFolder
 ) -> None:
     async with writing(runs_dir) as shown:
@@ -184,7 +174,7 @@ async def test_must_a_wrong_value_is_said_and_nothing_is_written(
         assert shown.screen.query_one(SettingsList).field.key == "top_p"
 
 
-async def test_must_seed_goes_on_unless_it_is_locked(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_seed_goes_on_unless_it_is_locked(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.press("escape", "r")
         texts = [await shown.done()]
@@ -203,9 +193,7 @@ async def test_must_seed_goes_on_unless_it_is_locked(runs_dir: Path, run_copy: R
 # The weights
 
 
-async def test_must_checkpoint_picker_with_its_vocabulary(
-    runs_dir: Path, run_copy: RunFolder
-) -> None:
+async def test_checkpoint_picker_with_its_vocabulary(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         assert shown.choice("weights") == "best"
         checkpoints = run_copy.checkpoints()
@@ -220,7 +208,7 @@ async def test_must_checkpoint_picker_with_its_vocabulary(
         pick = await shown.view(Pick)
         options = pick.query_one(OptionList)
         assert options.option_count == 2 + len(checkpoints)
-        assert "acdefgh" in pick.query_one(".more", Text).plain
+        assert "acdefgh" in pick.query_one(".more", Label).plain
         await shown.press("down", "enter")
         assert shown.choice("weights") == "latest"
         latest = run_copy.latest_checkpoint()
@@ -234,7 +222,7 @@ async def test_must_checkpoint_picker_with_its_vocabulary(
         assert shown.status.model.step == oldest.step
 
 
-async def test_must_live_weights_with_the_cost_shown(runs_dir: Path, config: RunConfig) -> None:
+async def test_live_weights_with_the_cost_shown(runs_dir: Path, config: RunConfig) -> None:
     async with in_training(runs_dir, config) as (shown, go_on):
         await shown.press("escape", "m")
         pick = await shown.view(Pick)
@@ -258,16 +246,16 @@ async def test_must_live_weights_with_the_cost_shown(runs_dir: Path, config: Run
             steps.append(model.step)
             await until(lambda: len(shown.text) == 500)
             about = shown.line("#about-model")
-            assert f"step {steps[-1]:,}; training stood still " in about
+            assert f"step {steps[-1]:,}; training paused " in about
             assert about.endswith("characters")
         # Taken anew for each text, while the run goes on.
         assert steps[0] < steps[1]
         assert run.standing == "running"
 
 
-async def test_must_context_window_meter(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_context_window_meter(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
-        block = run_copy.config.model.block_size
+        block = run_copy.read_config().model.block_size
         await until(lambda: shown.line("#context").endswith(f" 0 of {block}"))
         await shown.set("max_new_tokens", "5")
         await shown.press("i")
@@ -295,9 +283,7 @@ def marked(shown: Writing) -> str:
     return "".join(line.plain[span.start : span.end] for span in line.spans if span.style)
 
 
-async def test_must_unknown_characters_are_marked_as_typed(
-    runs_dir: Path, run_copy: RunFolder
-) -> None:
+async def test_unknown_characters_are_marked_as_typed(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.type("the")
         assert marked(shown) == ""
@@ -311,16 +297,16 @@ async def test_must_unknown_characters_are_marked_as_typed(
         assert "#" not in shown.line("#unknown")
 
 
-async def test_must_unknown_characters_block(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_unknown_characters_block(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.type("thé")
         await shown.press("enter")
         assert shown.status.phase == "ready"
-        assert "not read like this" in shown.line("#unknown")
+        assert "cannot read this prompt" in shown.line("#unknown")
         assert shown.text == ""
 
 
-async def test_must_unknown_characters_dropped(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_unknown_characters_dropped(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.type("thé k")
         await shown.press("ctrl+d")
@@ -330,7 +316,7 @@ async def test_must_unknown_characters_dropped(runs_dir: Path, run_copy: RunFold
         assert shown.prompt == "thé k"
 
 
-async def test_must_unknown_characters_replaced(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_unknown_characters_replaced(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.type("thé k")
         await shown.press("ctrl+d", "ctrl+d")
@@ -338,7 +324,7 @@ async def test_must_unknown_characters_replaced(runs_dir: Path, run_copy: RunFol
         await shown.press("enter")
         assert (await shown.done()) == "the k" + stream(run_copy, "the k")
         await shown.press("ctrl+d")
-        assert shown.screen.policy == "block"
+        assert shown.screen.reader.policy == "block"
 
 
 # Stop, again, on
@@ -346,7 +332,7 @@ async def test_must_unknown_characters_replaced(runs_dir: Path, run_copy: RunFol
 
 @pytest.mark.parametrize("key", ["escape", "ctrl+c"])
 @pytest.mark.parametrize("focus", ["prompt", "settings", "text"])
-async def test_must_cancel_within_one_token(
+async def test_cancel_within_one_token(
     runs_dir: Path, run_copy: RunFolder, key: str, focus: str
 ) -> None:
     model = Letters()
@@ -366,7 +352,7 @@ async def test_must_cancel_within_one_token(
         assert shown.status.characters == 3
 
 
-async def test_must_regenerate(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_regenerate(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.type("a wolf")
         await shown.press("enter")
@@ -376,7 +362,7 @@ async def test_must_regenerate(runs_dir: Path, run_copy: RunFolder) -> None:
         assert await shown.done() == "a wolf" + stream(run_copy, "a wolf", seed=1338)
 
 
-async def test_must_continue(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_continue(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.set("max_new_tokens", "30")
         await shown.press("i", "t", "h", "enter")
@@ -396,7 +382,7 @@ async def test_must_continue(runs_dir: Path, run_copy: RunFolder) -> None:
 # The prompts of the past
 
 
-async def test_must_prompt_history(runs_dir: Path, run_copy: RunFolder, tmp_path: Path) -> None:
+async def test_prompt_history(runs_dir: Path, run_copy: RunFolder, tmp_path: Path) -> None:
     kept = tmp_path / "preferences.json"
     async with writing(runs_dir, preferences=Preferences(kept)) as shown:
         for prompt in ("the king", "a wolf"):
@@ -416,7 +402,7 @@ async def test_must_prompt_history(runs_dir: Path, run_copy: RunFolder, tmp_path
         assert shown.prompt == "the king"
 
 
-async def test_must_prompt_history_is_searched(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_prompt_history_is_searched(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         for prompt in ("the king", "the queen\nsang", "a wolf"):
             shown.screen.history.add(prompt)
@@ -439,7 +425,7 @@ async def test_must_prompt_history_is_searched(runs_dir: Path, run_copy: RunFold
         assert shown.prompt == "the king"
 
 
-async def test_must_several_lines(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_several_lines(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.type("one\ntwo")
         assert shown.prompt == "one\ntwo"
@@ -454,7 +440,7 @@ async def test_must_several_lines(runs_dir: Path, run_copy: RunFolder) -> None:
 # Out of the workbench
 
 
-async def test_must_copy_with_osc_52(
+async def test_copy_with_osc_52(
     runs_dir: Path, run_copy: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with writing(runs_dir) as shown:
@@ -471,11 +457,9 @@ async def test_must_copy_with_osc_52(
         assert f"\x1b]52;c;{wanted}\x07" in "".join(sent)
 
 
-async def test_must_save_with_a_header_that_reproduces_it(
+async def test_save_with_a_header_that_reproduces_it(
     runs_dir: Path, run_copy: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.tui.test_generation_logic import run_header
-
     monkeypatch.chdir(tmp_path)
     async with writing(runs_dir) as shown:
         await shown.press("escape", "T", "K", "k")
@@ -501,9 +485,7 @@ async def test_must_save_with_a_header_that_reproduces_it(
     assert run_header(tmp_path / name, monkeypatch) == text + "\n"
 
 
-async def test_must_a_text_goes_on_behind_other_screens(
-    runs_dir: Path, run_copy: RunFolder
-) -> None:
+async def test_a_text_goes_on_behind_other_screens(runs_dir: Path, run_copy: RunFolder) -> None:
     model = Letters()
     async with writing(runs_dir, load_model=lambda path: model) as shown:
         await shown.press("enter")

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import subprocess
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from megatron_model.cli import main
-from megatron_model.config import SamplingConfig
-from megatron_model.errors import RequestError
-from megatron_model.run_folder import RunFolder
-from megatron_tui.feed import Feed
-from megatron_tui.model_shelf import Live
-from megatron_tui.preferences import Preferences
-from megatron_tui.prompt_history import LONGEST, MANY, PromptHistory
-from megatron_tui.sampling_draft import DEFAULTS, PRESETS, SamplingDraft
-from megatron_tui.widgets.heat_view import lead_tint, share_tint, surprise_tint
-from megatron_tui.widgets.wrapping import BREAK, Wrapping
-from megatron_tui.written_text import RULE, WrittenText
+from megatron_model.config.fields import SamplingConfig
+from megatron_model.run.folder import RunFolder
+from megatron_model.util.errors import RequestError
+from megatron_tui.generation.prompt_history import LONGEST, MANY, PromptHistory
+from megatron_tui.generation.sampling_draft import DEFAULTS, PRESETS, SamplingDraft
+from megatron_tui.generation.written_text import RULE, WrittenText
+from megatron_tui.services.model_cache import Live
+from megatron_tui.services.preferences import Preferences
+from megatron_tui.terminal import editor as external_editor
+from megatron_tui.ui.heat_view import lead_tint, share_tint, surprise_tint
+from megatron_tui.ui.wrapping import BREAK, Wrapping
+from tests.tui.generation.helpers import run_header
 
 PIECES = st.lists(st.text(alphabet="ab \n日é\u0301x", max_size=12), max_size=20)
 
@@ -155,23 +152,8 @@ def test_the_draft_is_remembered_but_for_the_seed(tmp_path: Path) -> None:
 # The saved text
 
 
-def run_header(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the command in the header of a saved text; return what it prints."""
-    header, _, _ = path.read_text(encoding="utf-8").partition(RULE + "\n")
-    command = next(line for line in header.splitlines() if line.startswith("# again: "))
-    # A shell takes the words apart.
-    shell = ["bash", "-c", f"printf '%s\\0' {command.removeprefix('# again: ')}"]
-    words = subprocess.run(shell, capture_output=True, text=True, check=True).stdout.split("\0")
-    assert words[:2] == ["megatron-model", "sample"]
-    monkeypatch.setattr("sys.argv", words[:-1])
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
-        main()
-    return out.getvalue()
-
-
 def written(run: RunFolder, sampling: SamplingConfig, prompt: str) -> WrittenText:
-    from megatron_model.checkpoint import load_model
+    from megatron_model.run.checkpoint import load_model
 
     best = run.best_checkpoint()
     assert best is not None
@@ -227,17 +209,7 @@ def test_live_weights_cannot_be_had_again(tmp_path: Path) -> None:
     assert "not kept" in text.header()
 
 
-# Feeds and tints
-
-
-def test_a_feed_is_bounded_and_ends_when_nobody_wants_more() -> None:
-    feed: Feed[int] = Feed(limit=2)
-    assert [feed.put(1), feed.put(2), feed.put(3)] == [True, True, False]
-    assert feed.drain() == [1, 2]
-    assert feed.put(4)
-    feed.cancel()
-    assert not feed.put(5)
-    assert (feed.drain(), feed.count) == ([4], 3)
+# Tints
 
 
 def test_tints_rise_with_what_they_stand_for() -> None:
@@ -250,3 +222,9 @@ def test_tints_rise_with_what_they_stand_for() -> None:
     assert len(set(leads)) == 5
     assert leads[0].startswith("heat--first")
     assert leads[-1].startswith("heat--second")
+
+
+def test_what_an_editor_left_has_the_line_ends_of_a_corpus(tmp_path: Path) -> None:
+    path = tmp_path / "prompt.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
+    assert external_editor._read("vi", path, "one") == "one\ntwo"

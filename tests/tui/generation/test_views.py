@@ -1,8 +1,4 @@
-"""Every "should" of the Generation screen, reached by keys; one test for each.
-
-The list is section 4.3 of the survey of neighbours, and items 3 and 4 of the plan for this screen;
-what is a "must" is in test_generation_features.py.
-"""
+"""The views over the Generation screen, reached by keys: surprise, attention, duel, samples."""
 
 from __future__ import annotations
 
@@ -16,29 +12,29 @@ from textual.drivers.headless_driver import HeadlessDriver
 from textual.events import Paste
 from textual.widgets import OptionList
 
-from megatron_model.config import RunConfig, SamplingConfig
-from megatron_model.run_folder import RunFolder
-from megatron_tui.screens.ask_text import AskText
-from megatron_tui.screens.attention import AttentionScreen
-from megatron_tui.screens.duel import STRETCH, DuelScreen, difference
-from megatron_tui.screens.generation import GenerationScreen
-from megatron_tui.screens.help import HelpScreen
-from megatron_tui.screens.pick import Pick
-from megatron_tui.screens.samples import TEMPERATURES, SamplePanel, SamplesScreen
-from megatron_tui.screens.surprise import SurpriseScreen
-from megatron_tui.widgets.heat_view import HeatView, lead_tint, surprise_tint
-from megatron_tui.widgets.panel import Text
-from megatron_tui.widgets.stream_view import StreamView
+from megatron_model.config.fields import RunConfig, SamplingConfig
+from megatron_model.run.folder import RunFolder
+from megatron_tui.generation.attention import AttentionScreen
+from megatron_tui.generation.dialogs import AskText
+from megatron_tui.generation.duel import DuelScreen, difference
+from megatron_tui.generation.samples import TEMPERATURES, SamplePanel, SamplesScreen
+from megatron_tui.generation.screen import GenerationScreen
+from megatron_tui.generation.surprise import SurpriseScreen
+from megatron_tui.generation.validation_place import STRETCH
+from megatron_tui.shell.help import HelpScreen
+from megatron_tui.ui.heat_view import HeatView, lead_tint, surprise_tint
+from megatron_tui.ui.panel import Label
+from megatron_tui.ui.pick import Pick
+from megatron_tui.ui.stream_view import StreamView
 from tests.tui.conftest import until
-from tests.tui.generation import NARROW, WIDE, Writing, in_training, writing
-from tests.tui.test_generation_features import stream
+from tests.tui.generation.helpers import NARROW, WIDE, Writing, in_training, stream, writing
 
 LN2 = math.log(2)
 
 
 def best(run: RunFolder) -> Any:
     """The best model of a run."""
-    from megatron_model.checkpoint import load_model
+    from megatron_model.run.checkpoint import load_model
 
     checkpoint = run.best_checkpoint()
     assert checkpoint is not None
@@ -46,7 +42,7 @@ def best(run: RunFolder) -> Any:
 
 
 def validation(run: RunFolder, start: int = 0, length: int = 2000) -> str:
-    from megatron_model.validation_text import validation_stretch
+    from megatron_model.analysis.validation_text import validation_stretch
 
     return validation_stretch(best(run), start, length).text
 
@@ -64,10 +60,10 @@ async def read(shown: Writing) -> SurpriseScreen:
 
 
 @pytest.mark.parametrize("size", [WIDE, NARROW])
-async def test_should_surprise_of_what_was_written(
+async def test_surprise_of_what_was_written(
     runs_dir: Path, run_copy: RunFolder, size: tuple[int, int]
 ) -> None:
-    from megatron_model.insight import surprise
+    from megatron_model.analysis.insight import surprise
 
     async with writing(runs_dir, size) as shown:
         await shown.type("the king")
@@ -90,9 +86,7 @@ async def test_should_surprise_of_what_was_written(
         assert shown.text == text
 
 
-async def test_should_bits_of_the_line_under_the_cursor(
-    runs_dir: Path, run_copy: RunFolder
-) -> None:
+async def test_bits_of_the_line_under_the_cursor(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.press("escape", "H")
         view = await read(shown)
@@ -102,10 +96,10 @@ async def test_should_bits_of_the_line_under_the_cursor(
         assert f"line   {line:.2f} bits/character" in shown.line("#totals")
 
 
-async def test_should_surprise_of_the_validation_text(
+async def test_surprise_of_the_validation_text(
     runs_dir: Path, run_copy: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("megatron_tui.screens.surprise.STRETCH", 100)
+    monkeypatch.setattr("megatron_tui.generation.validation_place.STRETCH", 100)
     async with writing(runs_dir) as shown:
         # Nothing was written yet: it begins with the validation text.
         await shown.press("escape", "H")
@@ -131,7 +125,7 @@ async def test_should_surprise_of_the_validation_text(
         assert (await read(shown)).query_one(HeatView).text == text
 
 
-async def test_should_surprise_of_a_pasted_text(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_surprise_of_a_pasted_text(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.press("escape", "H")
         view = await read(shown)
@@ -148,7 +142,7 @@ async def test_should_surprise_of_a_pasted_text(runs_dir: Path, run_copy: RunFol
         assert (await read(shown)).query_one(HeatView).text == "a wlf\nsng"
 
 
-async def test_should_top_candidates_under_the_cursor(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_top_candidates_under_the_cursor(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.press("escape", "H")
         view = await read(shown)
@@ -169,7 +163,7 @@ async def test_should_top_candidates_under_the_cursor(runs_dir: Path, run_copy: 
         assert seen[5:] == [1, len(view.scores) - 1, 0, 0]
 
 
-async def test_should_go_from_one_surprise_to_the_next(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_go_from_one_surprise_to_the_next(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.press("escape", "H")
         view = await read(shown)
@@ -181,7 +175,7 @@ async def test_should_go_from_one_surprise_to_the_next(runs_dir: Path, run_copy:
         assert heat.cursor == peaks[0]
 
 
-async def test_should_a_click_puts_the_cursor(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_a_click_puts_the_cursor(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.press("escape", "H")
         view = await read(shown)
@@ -189,13 +183,13 @@ async def test_should_a_click_puts_the_cursor(runs_dir: Path, run_copy: RunFolde
         assert view.query_one(HeatView).cursor == 7
 
 
-async def test_should_a_corpus_that_is_gone_is_said(
+async def test_a_corpus_that_is_gone_is_said(
     runs_dir: Path, run_copy: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from megatron_model import validation_text
-    from megatron_model.corpus import find_corpus
+    from megatron_model.analysis import validation_text
+    from megatron_model.data.corpus import find_corpus
 
-    monkeypatch.setattr(validation_text, "find_corpus", lambda _: find_corpus("gone.txt"))
+    monkeypatch.setattr(validation_text, "find_corpus", lambda *_: find_corpus("gone.txt"))
     async with writing(runs_dir) as shown:
         await shown.press("escape", "H")
         await read(shown)
@@ -213,10 +207,10 @@ async def attended(shown: Writing, place: int) -> AttentionScreen:
 
 
 @pytest.mark.parametrize("size", [WIDE, NARROW])
-async def test_should_attention_of_the_character_under_the_cursor(
+async def test_attention_of_the_character_under_the_cursor(
     runs_dir: Path, run_copy: RunFolder, size: tuple[int, int]
 ) -> None:
-    from megatron_model.insight import attention_of
+    from megatron_model.analysis.insight import attention_of
 
     async with writing(runs_dir, size) as shown:
         await shown.set("max_new_tokens", "30")
@@ -239,7 +233,7 @@ async def test_should_attention_of_the_character_under_the_cursor(
         assert "30" in str(view._answered)
 
 
-async def test_should_layer_and_head_by_keys(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_layer_and_head_by_keys(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.press("escape", "r")
         await shown.done()
@@ -282,10 +276,10 @@ async def fought(shown: Writing) -> DuelScreen:
 
 
 @pytest.mark.parametrize("size", [WIDE, NARROW])
-async def test_should_duel_of_two_checkpoints(
+async def test_duel_of_two_checkpoints(
     runs_dir: Path, run_copy: RunFolder, size: tuple[int, int]
 ) -> None:
-    from megatron_model.checkpoint import load_model
+    from megatron_model.run.checkpoint import load_model
 
     async with writing(runs_dir, size) as shown:
         await shown.type("the ")
@@ -313,7 +307,7 @@ async def test_should_duel_of_two_checkpoints(
         )
 
 
-async def test_should_duel_is_offered_against_other_weights_only(
+async def test_duel_is_offered_against_other_weights_only(
     runs_dir: Path, run_copy: RunFolder
 ) -> None:
     async with writing(runs_dir) as shown:
@@ -326,7 +320,7 @@ async def test_should_duel_is_offered_against_other_weights_only(
         assert isinstance(shown.app.screen, GenerationScreen)
 
 
-async def test_should_difference_of_their_surprise_on_real_text(
+async def test_difference_of_their_surprise_on_real_text(
     runs_dir: Path, run_copy: RunFolder
 ) -> None:
     async with writing(runs_dir) as shown:
@@ -356,7 +350,7 @@ async def test_should_difference_of_their_surprise_on_real_text(
         await shown.press("escape")
 
 
-async def test_should_duel_needs_two(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_duel_needs_two(runs_dir: Path, run_copy: RunFolder) -> None:
     import shutil
 
     for checkpoint in run_copy.checkpoints()[:-1]:
@@ -379,7 +373,7 @@ async def written(shown: Writing) -> SamplesScreen:
 
 
 @pytest.mark.parametrize("size", [WIDE, NARROW])
-async def test_should_several_samples_side_by_side(
+async def test_several_samples_side_by_side(
     runs_dir: Path, run_copy: RunFolder, size: tuple[int, int]
 ) -> None:
     async with writing(runs_dir, size) as shown:
@@ -407,7 +401,7 @@ async def test_should_several_samples_side_by_side(
         assert shown.text == "the" + stream(run_copy, "the", max_new_tokens=80, seed=1341)
 
 
-async def test_should_temperature_ladder(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_temperature_ladder(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.set("max_new_tokens", "40")
         await shown.press("i", *"the", "escape", "L")
@@ -426,7 +420,7 @@ async def test_should_temperature_ladder(runs_dir: Path, run_copy: RunFolder) ->
         assert shown.value("temperature") == f"{TEMPERATURES[1]:g}"
 
 
-async def test_should_a_prompt_that_blocks_is_said_in_every_view(
+async def test_a_prompt_that_blocks_is_said_in_every_view(
     runs_dir: Path, run_copy: RunFolder
 ) -> None:
     async with writing(runs_dir) as shown:
@@ -436,9 +430,9 @@ async def test_should_a_prompt_that_blocks_is_said_in_every_view(
         assert "never saw" in shown.line("#state")
 
 
-async def test_should_live_weights_in_every_view(runs_dir: Path, config: RunConfig) -> None:
+async def test_live_weights_in_every_view(runs_dir: Path, config: RunConfig) -> None:
     async with in_training(runs_dir, config) as (shown, go_on):
-        shown.screen.take_weights("live")
+        shown.screen.choose_weights("live")
         await go_on(lambda: shown.status.phase == "ready")
         await shown.press("escape", "S")
         view = await shown.view(SamplesScreen)
@@ -453,7 +447,27 @@ async def test_should_live_weights_in_every_view(runs_dir: Path, config: RunConf
 # The prompt and the settings
 
 
-async def test_should_edit_the_prompt_in_an_editor(
+async def test_damaged_weights_are_passed_over_and_said(
+    runs_dir: Path, run_copy: RunFolder
+) -> None:
+    damaged, second = run_copy.readable_checkpoints("best")[:2]
+    path = damaged.path / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 4]))
+    async with writing(runs_dir) as shown:
+        await until(lambda: shown.status.phase == "ready")
+        chosen = shown.screen.models.chosen
+        assert chosen is not None
+        assert chosen.checkpoint == second
+        [said] = [note.message for note in shown.app._notifications]
+        assert damaged.path.name in said
+        assert "checksum" in said
+        assert damaged.path not in [
+            c.checkpoint.path for c in shown.screen.models.choices if c.checkpoint
+        ]
+
+
+async def test_edit_the_prompt_in_an_editor(
     runs_dir: Path, run_copy: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "editor.py"
@@ -480,7 +494,7 @@ async def test_should_edit_the_prompt_in_an_editor(
             assert shown.prompt == "THE KING\nand more\n"
 
 
-async def test_should_an_editor_that_cannot_have_the_terminal_is_said(
+async def test_an_editor_that_cannot_have_the_terminal_is_said(
     runs_dir: Path, run_copy: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDITOR", "true")
@@ -491,7 +505,7 @@ async def test_should_an_editor_that_cannot_have_the_terminal_is_said(
         )
 
 
-async def test_should_parameter_presets(runs_dir: Path, run_copy: RunFolder) -> None:
+async def test_parameter_presets(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.press("escape", "p")
         pick = await shown.view(Pick)
@@ -499,16 +513,14 @@ async def test_should_parameter_presets(runs_dir: Path, run_copy: RunFolder) -> 
         options = pick.query_one(OptionList)
         while names[options.highlighted or 0] != "lively":
             await shown.press("down")
-        assert "not absurd" in pick.query_one(".more", Text).plain
+        assert "not absurd" in pick.query_one(".more", Label).plain
         await shown.press("enter")
         assert (shown.value("temperature"), shown.value("min_p")) == ("1.1", "0.05")
         await shown.press("r")
         assert await shown.done() == stream(run_copy, "", temperature=1.1, min_p=0.05)
 
 
-async def test_should_every_view_has_help_and_comes_back(
-    runs_dir: Path, run_copy: RunFolder
-) -> None:
+async def test_every_view_has_help_and_comes_back(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir, NARROW) as shown:
         await shown.press("escape", "r")
         await shown.done()
@@ -517,7 +529,7 @@ async def test_should_every_view_has_help_and_comes_back(
             view = await shown.view(kind)
             await shown.press("question_mark")
             await shown.view(HelpScreen)
-            helped = "\n".join(text.plain for text in shown.app.screen.query(Text))
+            helped = "\n".join(text.plain for text in shown.app.screen.query(Label))
             assert "Back to the text" in helped
             assert "panel" in helped
             await shown.press("escape")

@@ -9,28 +9,34 @@ from pathlib import Path
 import pytest
 from textual.widgets import OptionList
 
-from megatron_model.command_folder import CommandFolder
-from megatron_model.config import RunConfig, with_settings
+from megatron_model.config.fields import RunConfig, with_settings
 from megatron_model.device import DeviceInfo
-from megatron_model.errors import RequestError
-from megatron_model.events import Event, RunFinished, RunStarted, StepFinished, encode_event
-from megatron_model.run_folder import RunFolder
-from megatron_tui import training_service
+from megatron_model.events.schema import (
+    Event,
+    MetricsReported,
+    RunFinished,
+    RunStarted,
+    encode_event,
+)
+from megatron_model.run.command_folder import CommandFolder
+from megatron_model.run.folder import RunFolder
+from megatron_model.util.errors import RequestError
 from megatron_tui.app import MegatronApp
-from megatron_tui.model_choice import model_choices, why_not_live
-from megatron_tui.screens.ask_values import AskValues
-from megatron_tui.screens.dialogs import Leave, Saving
-from megatron_tui.screens.pick import Pick
-from megatron_tui.screens.runs import RunsScreen
-from megatron_tui.screens.setup import SetupScreen
-from megatron_tui.screens.training import TrainingScreen
-from megatron_tui.training_service import TrainingService
-from megatron_tui.widgets.key_bar import KeyBar
-from megatron_tui.widgets.panel import Text
-from megatron_tui.widgets.preflight_card import PreflightCard
-from megatron_tui.widgets.ranks_panel import RanksPanel
-from megatron_tui.widgets.training_panels import RunProgress
-from tests.tui.conftest import NOW, make_app, make_workbench, until
+from megatron_tui.runs.screen import RunsScreen
+from megatron_tui.services import run_log
+from megatron_tui.services.model_choice import model_choices, why_not_live
+from megatron_tui.services.training import TrainingService
+from megatron_tui.setup.preflight_card import PreflightCard
+from megatron_tui.setup.screen import SetupScreen
+from megatron_tui.training.panels import RunProgress
+from megatron_tui.training.ranks_panel import RanksPanel
+from megatron_tui.training.screen import TrainingScreen
+from megatron_tui.ui.ask_values import AskValues
+from megatron_tui.ui.dialogs import Leave, Saving
+from megatron_tui.ui.key_bar import KeyBar
+from megatron_tui.ui.panel import Label
+from megatron_tui.ui.pick import Pick
+from tests.tui.conftest import NO_TENSORS, NOW, make_app, make_workbench, until
 from tests.tui.several import copy_together, together
 
 WIDE, NARROW = (120, 40), (80, 24)
@@ -78,7 +84,7 @@ class Processes:
 
 @pytest.fixture(autouse=True)
 def _logs_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_service, "TAIL_SECONDS", 0.0)
+    monkeypatch.setattr(run_log, "TAIL_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -90,7 +96,7 @@ def processes() -> Iterator[Processes]:
 
 
 def service_of(processes: Processes) -> TrainingService:
-    return TrainingService(now=lambda: NOW, start_successor=processes)  # type: ignore[arg-type]
+    return TrainingService(now=lambda: NOW, start_process=processes)
 
 
 def make_run(runs_dir: Path, devices: int = 2) -> RunFolder:
@@ -114,17 +120,15 @@ def test_processes_come_up_train_and_end(runs_dir: Path, processes: Processes) -
     service = service_of(processes)
     run = service.start(make_run(runs_dir))
     assert processes.started == ["tale"]
-    assert (run.standing, run.here, run.active) == ("starting", False, True)
-    assert run.launch is not None
-    assert run.launch.phase(NOW + 3) == "starting 2 processes, 3s"
+    assert (run.standing, run.detached, run.active) == ("starting", True, True)
+    assert run.activity(NOW + 3) == "starting 2 processes, 3s"
     processes.take()
     service.poll()
-    assert run.launch.phase(NOW + 5) == "preparing in 2 processes, 5s"
+    assert run.activity(NOW + 5) == "preparing in 2 processes, 5s"
     with pytest.raises(RequestError, match="is being trained by another process"):
         service.start(run.folder)
     processes.write(begun())
     service.poll()
-    assert run.launch is None
     assert str(run.standing) == "running"
     # Another run is looked at meanwhile; the way back is to the same one.
     service.show(make_run(runs_dir / "others"))
@@ -188,9 +192,7 @@ def test_weights_in_training_are_not_lent_by_other_processes(
     with folder.lock():
         service.show(folder)
         assert "live" not in [choice.name for choice in model_choices(folder, service)]
-        assert "lend no weights; s on the Training screen saves them" in why_not_live(
-            folder, service
-        )
+        assert "s on the Training screen saves them" in why_not_live(folder, service)
 
 
 # By keys
@@ -261,16 +263,14 @@ async def test_a_recorded_run_goes_on_as_it_began(
     async with app.run_test(size=WIDE) as pilot:
         if way == "runs":
             await pilot.press("f5")
-            screen = app.screen
-            assert isinstance(screen, RunsScreen)
-            await until(lambda: bool(screen.rows))
+            await until(lambda: isinstance(app.screen, RunsScreen) and bool(app.screen.rows))
             await pilot.press("r")
         elif way == "training":
             await until(lambda: isinstance(app.screen, TrainingScreen))
             await pilot.press("R")
         else:
             for checkpoint in folder.checkpoints():
-                (checkpoint.path / "training.safetensors").touch()
+                (checkpoint.path / "training.safetensors").write_bytes(NO_TENSORS)
             await until(lambda: isinstance(app.screen, TrainingScreen))
             await pilot.press("F")
             await until(lambda: isinstance(app.screen, AskValues))
@@ -278,8 +278,7 @@ async def test_a_recorded_run_goes_on_as_it_began(
         await until(lambda: bool(processes.started))
         run = app.workbench.training.shown
         assert run is not None
-        assert run.launch is not None
-        assert run.launch.devices == 4
+        assert run.activity(NOW) == "starting 4 processes, 0s"
         expected = f"{folder.name}-at-437" if way == "fork" else folder.name
         assert processes.started == [expected]
 
@@ -290,7 +289,7 @@ async def test_quitting_leaves_it_running(runs_dir: Path, processes: Processes) 
         app._train(make_run(runs_dir))
         await pilot.press("ctrl+q")
         await until(lambda: isinstance(app.screen, Leave))
-        words = " ".join(text.plain for text in app.screen.query(Text))
+        words = " ".join(text.plain for text in app.screen.query(Label))
         assert "processes of its own, which need no terminal" in words
         await pilot.press("enter")  # what enter does loses nothing
         await until(lambda: app._exit)
@@ -323,7 +322,7 @@ async def setup_of(app: MegatronApp) -> SetupScreen:
 
 
 def card_of(screen: SetupScreen) -> str:
-    return "\n".join(text.plain for text in screen.query_one(PreflightCard).query(Text))
+    return "\n".join(text.plain for text in screen.query_one(PreflightCard).query(Label))
 
 
 async def test_devices_are_offered_alone_and_together(runs_dir: Path, tale: str) -> None:
@@ -373,14 +372,14 @@ async def test_cards_are_counted_and_their_scaling_is_told(runs_dir: Path, tale:
         await until(lambda: screen.plan.config.training.devices == 8)
         assert screen.plan.config.training.device == "cuda"
         screen.plan.devices["cuda"], screen.plan.cards = CARD, 4
-        screen._update()
+        screen.show_plan()
         assert "x or more at 25 GB/s" in card_of(screen)
         assert "training.devices is 8, but this machine has 4 CUDA devices." in card_of(screen)
         await pilot.press("F")
         await until(lambda: screen.plan.config.training.devices == 4)
         assert "but this machine has" not in card_of(screen)
         screen.plan.change(screen.draft.with_values({"training.batch_size": 2}))
-        screen._update()
+        screen.show_plan()
         assert "is less than the 4 processes that train together" in card_of(screen)
         await pilot.press("m")
         await pilot.press("F")
@@ -401,7 +400,7 @@ async def test_every_device_has_its_line(runs_dir: Path, count: int, size: tuple
         if count == 1:
             assert not panel.display
             return
-        text = panel.query_one(Text)
+        text = panel.query_one(Label)
         await until(lambda: "%" in text.plain)
         await pilot.pause()
         lines = text.plain.splitlines()
@@ -428,19 +427,19 @@ async def test_the_panel_waits_for_its_first_measurement(
         app._train(make_run(runs_dir))
         processes.take()
         processes.write(begun())
-        await until(lambda: isinstance(app.screen, TrainingScreen) and app.screen.made)
+        await until(lambda: isinstance(app.screen, TrainingScreen) and app.screen.is_mounted)
         panel = app.screen.query_one(RanksPanel)
-        await until(lambda: panel.query_one(Text).plain.startswith("No measurement yet."))
+        await until(lambda: panel.query_one(Label).plain.startswith("No measurement yet."))
         await until(lambda: panel.region.height > 3)
         height = panel.region.height
         assert panel.title == "2 devices"
         events = together(2, cards=False)
         processes.write(*events[1:])
-        await until(lambda: "417 MiB" in panel.query_one(Text).plain)
+        await until(lambda: "417 MiB" in panel.query_one(Label).plain)
         assert panel.title == "2 processes, RAM of each"
         await pilot.pause()
         assert panel.region.height == height
-        reports = [event for event in events if isinstance(event, StepFinished)]
+        reports = [event for event in events if isinstance(event, MetricsReported)]
         assert app.workbench.training.shown is not None
         assert app.workbench.training.shown.state.step >= reports[-1].step
 
@@ -453,6 +452,6 @@ async def test_the_large_panel_tells_everything(runs_dir: Path) -> None:
         await until(lambda: panel.display and bool(panel.size))
         panel.focus()
         await pilot.press("enter")
-        await until(lambda: "36.0 GiB of 80.0 GiB, peak 40.0 GiB" in panel.query_one(Text).plain)
+        await until(lambda: "36.0 GiB of 80.0 GiB, peak 40.0 GiB" in panel.query_one(Label).plain)
         await pilot.press("enter")
-        await until(lambda: "peak" not in panel.query_one(Text).plain)
+        await until(lambda: "peak" not in panel.query_one(Label).plain)

@@ -6,21 +6,24 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from textual.pilot import Pilot
 
-from megatron_model.events import CheckpointSaved, RunFinished, RunStarted
-from megatron_model.run_folder import RunFolder
-from megatron_tui.app import MegatronApp
-from megatron_tui.opening import make_app
-from megatron_tui.screens.dialogs import Leave
-from megatron_tui.screens.pick import Pick
-from megatron_tui.screens.setup import SetupScreen
-from megatron_tui.screens.training import TrainingScreen
-from megatron_tui.widgets.panel import Text
-from megatron_tui.widgets.ranks_panel import RanksPanel
+from megatron_model.events.schema import CheckpointSaved, RunFinished, RunStarted
+from megatron_model.run.folder import RunFolder
+from megatron_tui.app import MegatronApp, make_app
+from megatron_tui.setup.screen import SetupScreen
+from megatron_tui.training.ranks_panel import RanksPanel
+from megatron_tui.training.screen import TrainingScreen
+from megatron_tui.ui.dialogs import Leave
+from megatron_tui.ui.panel import Label
+from megatron_tui.ui.pick import Pick
 from tests.model.helpers import tiny_config
 from tests.survival.processes import ENDLESS, stop
 from tests.tui.conftest import until
+
+pytestmark = pytest.mark.slow
+
 
 WIDE = (120, 40)
 
@@ -29,7 +32,7 @@ WIDE = (120, 40)
 async def workbench(runs_dir: Path, target: str) -> AsyncIterator[tuple[MegatronApp, Pilot[None]]]:
     app = make_app(runs_dir, target)
     async with app.run_test(size=WIDE) as pilot:
-        await until(lambda: app.workbench.engine.state == "ready", 60)
+        await until(lambda: app.workbench.torch_loader.state == "ready", 60)
         yield app, pilot
 
 
@@ -44,10 +47,10 @@ async def test_two_processes_by_keys(runs_dir: Path, tale: str) -> None:
         async with workbench(runs_dir, tale) as (app, pilot):
             await set_up_two(app, pilot)
             await pilot.press("ctrl+r")
-            await until(lambda: isinstance(app.screen, TrainingScreen) and app.screen.made)
+            await until(lambda: isinstance(app.screen, TrainingScreen) and app.screen.is_mounted)
             await until(lambda: standing(app) == "running", 60)
             ranks = app.screen.query_one(RanksPanel)
-            await until(lambda: ranks.query_one(Text).plain.count("MiB") == 2, 60)
+            await until(lambda: ranks.query_one(Label).plain.count("MiB") == 2, 60)
             await pilot.press("p")
             await until(lambda: standing(app) == "paused")
             await pilot.press("s")
@@ -61,7 +64,7 @@ async def test_two_processes_by_keys(runs_dir: Path, tale: str) -> None:
         assert folder.is_active()
         async with workbench(runs_dir, folder.name) as (app, pilot):
             await until(lambda: standing(app) == "running")
-            await until(lambda: isinstance(app.screen, TrainingScreen) and app.screen.made)
+            await until(lambda: isinstance(app.screen, TrainingScreen) and app.screen.is_mounted)
             await pilot.press("S", "y")
             await until(lambda: standing(app) == "stopped")
         events = folder.read_events()[0]

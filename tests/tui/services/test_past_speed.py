@@ -9,29 +9,30 @@ from typing import Any
 import msgspec
 import pytest
 
-from megatron_model.config import RunConfig, with_settings
+from megatron_model.config.fields import RunConfig, with_settings
+from megatron_model.config.presets import PRESETS
 from megatron_model.device import DeviceInfo
-from megatron_model.events import (
+from megatron_model.events.schema import (
     Event,
+    MetricsReported,
     PhaseChanged,
     RunFinished,
     RunStarted,
-    StepFinished,
     encode_event,
 )
-from megatron_model.preflight import Preflight, preflight
-from megatron_model.presets import PRESETS
-from megatron_model.run_folder import RunFolder
-from megatron_model.run_state import RunState
-from megatron_tui import training_service
-from megatron_tui.known_pace import Pace, read_paces, shape_of, will_compile
-from megatron_tui.runs_view import read_row
-from megatron_tui.screens.runs import _cells
-from megatron_tui.screens.setup import SetupScreen
-from megatron_tui.training_service import TrainingService
-from megatron_tui.widgets.header import RunSummary, WorkbenchHeader
-from megatron_tui.widgets.panel import Text
-from megatron_tui.widgets.preflight_card import PreflightCard, preflight_rows
+from megatron_model.events.state import RunState
+from megatron_model.planning.preflight import Preflight, preflight
+from megatron_model.run.folder import RunFolder
+from megatron_tui.runs.listing import read_row
+from megatron_tui.runs.table import cells
+from megatron_tui.services import run_log
+from megatron_tui.services.past_speed import Pace, read_paces, shape_of
+from megatron_tui.services.training import TrainingService
+from megatron_tui.setup.preflight_card import PreflightCard, preflight_rows
+from megatron_tui.setup.screen import SetupScreen
+from megatron_tui.shell.header import RunSummary, WorkbenchHeader
+from megatron_tui.training.screen import TrainingScreen
+from megatron_tui.ui.panel import Label
 from tests.tui.conftest import (
     CPU,
     NOW,
@@ -62,7 +63,7 @@ def run_of(runs_dir: Path, name: str, config: RunConfig, *, speed: float = 6144.
     ]  # fmt: skip
     for step in range(10, 60, 10):
         log.append(
-            StepFinished(
+            MetricsReported(
                 step=step, time=NOW + 41 + step, train_loss=2.0, learning_rate=1e-3,
                 gradient_norm=1.0, tokens_per_second=speed if step > 10 else speed / 9,
                 elapsed_seconds=float(step),
@@ -127,21 +128,13 @@ def test_the_card_says_what_its_time_rests_on(config: RunConfig) -> None:
     assert said(given, pace=Pace(0.5, None, 1e9), compiles=True).startswith("about 1m 00s\n")
 
 
-def test_what_is_compiled(config: RunConfig) -> None:
-    assert will_compile(config, 1000.0)
-    assert not will_compile(config, 10.0)
-    assert will_compile(with_settings(config, {"training.compile": "on"}), None)
-    assert not will_compile(with_settings(config, {"training.compile": "off"}), 1000.0)
-    assert not will_compile(RunConfig(), 1000.0), "the classic architecture"
-
-
 async def test_setup_knows_how_fast_the_last_run_was(runs_dir: Path, tale: str) -> None:
     app = make_app(make_workbench(runs_dir), corpus=tale)
     async with app.run_test(size=(80, 24)) as pilot:
         screen = app.screen
         assert isinstance(screen, SetupScreen)
-        await until(lambda: screen.facts.complete and app.workbench.engine.state == "ready")
-        card = screen.query_one(PreflightCard).query_one(Text)
+        await until(lambda: screen.facts.complete and app.workbench.torch_loader.state == "ready")
+        card = screen.query_one(PreflightCard).query_one(Label)
         assert "as before" not in card.plain
         run_of(runs_dir, "before", screen.plan.config)
         await pilot.press("f5", "f2")  # looked at whenever the screen comes to the front
@@ -157,7 +150,7 @@ async def test_a_run_on_another_machine_says_nothing_of_this_one(
     async with app.run_test(size=(80, 24)) as pilot:
         screen = app.screen
         assert isinstance(screen, SetupScreen)
-        await until(lambda: screen.facts.complete and app.workbench.engine.state == "ready")
+        await until(lambda: screen.facts.complete and app.workbench.torch_loader.state == "ready")
         run_of(runs_dir, "before", screen.plan.config)
         await pilot.press("f5", "f2")
         await until(lambda: bool(screen.plan.paces))
@@ -183,8 +176,8 @@ def test_a_run_that_used_up_its_time_is_not_said_to_lack_steps(
         "finished 553 steps in 1m 00s",
         "finished 553",
     ]
-    cells = [cell.plain for cell in _cells(read_row(folder), NOW, 30)]
-    assert cells[1:3] == ["✓ finished", "553 in 1m 00s"]
+    said = [cell.plain for cell in cells(read_row(folder), NOW, 30)]
+    assert said[1:3] == ["✓ finished", "553 in 1m 00s"]
 
 
 def test_a_run_with_a_budget_does_not_count_towards_its_steps(
@@ -202,6 +195,7 @@ def test_a_run_with_a_budget_does_not_count_towards_its_steps(
 async def test_the_header_of_a_run_that_used_up_its_time(runs_dir: Path, config: RunConfig) -> None:
     app = make_app(make_workbench(runs_dir), run=ended_by_budget(runs_dir, config))
     async with app.run_test(size=(120, 40)) as pilot:
+        await until(lambda: isinstance(app.screen, TrainingScreen) and app.screen.is_mounted)
         header = app.screen.query_one(WorkbenchHeader)
         await until(lambda: "quick" in header.plain)
         assert header.plain.rstrip().endswith("✓ finished 553 steps in 1m 00s, its time budget")
@@ -226,13 +220,13 @@ async def test_resuming_a_run_with_a_long_log_folds_it_beside_the_screen(
     runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = copy_recorded(runs_dir).path
-    monkeypatch.setattr(training_service, "LONG_LOG", 4000)
+    monkeypatch.setattr(run_log, "LONG_LOG", 4000)
     folder = GatedFolder(path)
     folder.folded_by = []
     whole = RunFolder(path).state()
     newer = [msgspec.structs.replace(event, step=event.step + 437) for event in recorded_events()]
-    trainer = GatedTrainer([event for event in newer if isinstance(event, StepFinished)])
-    service = TrainingService(trainer)  # type: ignore[arg-type]
+    trainer = GatedTrainer([event for event in newer if isinstance(event, MetricsReported)])
+    service = TrainingService(trainer)
     run = service.start(folder)  # returns, although nothing was folded yet
     assert run.reading
     assert run.state.step == 437, "where it stood, from the end of the log"
@@ -259,7 +253,7 @@ async def test_a_trainer_that_fails_at_once_leaves_its_whole_past(
     runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = copy_recorded(runs_dir)
-    monkeypatch.setattr(training_service, "LONG_LOG", 4000)
+    monkeypatch.setattr(run_log, "LONG_LOG", 4000)
     whole = folder.state()
 
     def fail(*_: object) -> Any:

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from megatron_model.command_folder import CommandFolder
-from megatron_model.config import RunConfig, SamplingConfig
-from megatron_model.control import Control
-from megatron_model.errors import RequestError
-from megatron_model.events import Event, RunHandedOver, encode_event
-from megatron_model.run_folder import RunFolder
-from megatron_tui.generation_service import GenerationService
-from megatron_tui.training_service import TrainingService
+from megatron_model.config.fields import RunConfig, SamplingConfig
+from megatron_model.events.schema import Event, RunHandedOver, encode_event
+from megatron_model.run.command_folder import CommandFolder
+from megatron_model.run.control import Control
+from megatron_model.run.folder import RunFolder
+from megatron_model.util.errors import RequestError
+from megatron_tui.services.generation import GenerationService
+from megatron_tui.services.run_handle import RunHandle
+from megatron_tui.services.training import TrainingService
 from tests.tui.conftest import GatedTrainer, Successor, copy_recorded, recorded_events, until
 
 
@@ -87,15 +88,15 @@ async def test_a_run_in_another_process_is_followed(runs_dir: Path) -> None:
     with folder.lock():
         run = service.show(folder)
         assert str(run.standing) == "running"
-        assert not run.here
+        assert run.detached
         step = run.state.step
         # A torn line is read once it is whole.
         with folder.events_path.open("ab") as log:
             log.write(b"".join(lines[10:20]) + lines[20][:15])
-        run.looked_at = 0.0
+        run.log.looked_at = 0.0
         assert service.poll()
         assert run.state.step > step
-    run.looked_at = 0.0
+    run.log.looked_at = 0.0
     assert service.poll()
     assert run.standing == "interrupted"
 
@@ -112,7 +113,7 @@ async def test_a_run_in_another_process_is_commanded_through_its_folder(runs_dir
         assert str(run.standing) == "stopping"
         assert CommandFolder(folder.path).take() == (["save", "stop"], [])
     service.command("save")  # nobody is there any more
-    run.looked_at = 0.0
+    run.log.looked_at = 0.0
     service.poll()
     service.command("save")
     assert CommandFolder(folder.path).take()[1] == []
@@ -120,14 +121,14 @@ async def test_a_run_in_another_process_is_commanded_through_its_folder(runs_dir
 
 async def test_a_run_handed_over_is_followed_from_the_same_moment(runs_dir: Path) -> None:
     trainer = GatedTrainer(recorded_events())
-    service = TrainingService(trainer, start_successor=Successor)  # type: ignore[arg-type]
+    service = TrainingService(trainer, start_process=Successor)
     folder = RunFolder.create(runs_dir, "a", RunConfig())
     run = service.start(folder)
     trainer.release(10)
     await until(lambda: service.poll() and run.state.step >= 20)
     service.hand_over()
-    assert str(run.standing) == "leaving"
-    service._control.put("release")
+    assert str(run.standing) == "detaching"
+    run.control.put("hand_over")
     # The real trainer writes the log; its words are what is followed.
     handed = RunHandedOver(step=run.state.step, elapsed_seconds=1.0)
     log = b"".join(encode_event(event) for event in [*recorded_events()[:10], handed])
@@ -135,18 +136,60 @@ async def test_a_run_handed_over_is_followed_from_the_same_moment(runs_dir: Path
     trainer.release(1)
     await finish(service)
     assert service.training is None
-    assert not run.here
+    assert not run.active
+    assert service.shown is not None
+    run = service.shown
+    assert run.detached
     assert run.active
     assert str(run.standing) == "starting"
     with folder.lock():
         with folder.events_path.open("ab") as file:
             file.write(encode_event(recorded_events()[0]))
-        run.looked_at = 0.0
+        run.log.looked_at = 0.0
         assert service.poll()
         assert str(run.standing) == "running"
-    run.looked_at = 0.0
+    run.log.looked_at = 0.0
     service.poll()
     assert run.standing == "interrupted"
+
+
+async def test_a_command_goes_to_the_run_on_show_and_to_no_other(runs_dir: Path) -> None:
+    trainer = GatedTrainer(recorded_events())
+    service = TrainingService(trainer)
+    folder = RunFolder.create(runs_dir, "a", RunConfig())
+    run = service.start(folder)
+    recorded = service.show(copy_recorded(runs_dir))
+    service.command("stop")  # nobody trains this one
+    assert not (recorded.stopping or run.stopping)
+    assert service.show(folder) is run
+    service.command("stop")
+    trainer.release(2)
+    await finish(service)
+    assert trainer.obeyed == ["stop"]
+
+
+async def test_what_can_be_asked_depends_on_who_trains_the_run(runs_dir: Path) -> None:
+    def abilities(run: RunHandle) -> dict[str, bool]:
+        return {
+            "command": run.can_command, "detach": run.can_detach,
+            "take back": run.can_take_back, "resume": run.resumable,
+        }  # fmt: skip
+
+    nothing = dict.fromkeys(("command", "detach", "take back", "resume"), False)
+    trainer = GatedTrainer(recorded_events())
+    service = TrainingService(trainer)
+    recorded = service.show(copy_recorded(runs_dir))
+    assert abilities(recorded) == {**nothing, "resume": True}
+    with recorded.folder.lock():
+        elsewhere = service.show(recorded.folder)
+        assert abilities(elsewhere) == {**nothing, "command": True, "take back": True}
+    here = service.start(RunFolder.create(runs_dir, "a", RunConfig()))
+    assert abilities(here) == {**nothing, "command": True, "detach": True}
+    service.stop()
+    assert abilities(here) == nothing
+    trainer.release(2)
+    await finish(service)
+    assert abilities(here) == {**nothing, "resume": True}
 
 
 def test_a_recorded_run_is_shown_as_it_ended(runs_dir: Path) -> None:

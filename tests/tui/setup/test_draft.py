@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from megatron_model.presets import PRESETS
-from megatron_tui.setup_draft import SetupDraft, form_fields, stepped, value_text
+from megatron_model.config.presets import PRESETS
+from megatron_tui.ui.draft import SetupDraft, form_fields, stepped, value_text
 
 
 def test_an_untouched_draft_is_the_preset() -> None:

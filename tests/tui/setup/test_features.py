@@ -14,25 +14,26 @@ from typing import Any
 import pytest
 from textual.widgets import Input, OptionList
 
-from megatron_model.config import RunConfig, config_from_toml, with_settings
+from megatron_model.config.fields import RunConfig, config_from_toml, with_settings
 from megatron_model.device import DeviceInfo
-from megatron_model.measurement import Measurement
-from megatron_model.probe import Progress
-from megatron_model.run_folder import RunFolder
+from megatron_model.planning.measurement import Measurement
+from megatron_model.run.folder import RunFolder
+from megatron_model.training.probe import Progress
 from megatron_tui.app import MegatronApp
-from megatron_tui.screens.dialogs import Confirm
-from megatron_tui.screens.file_browser import FileBrowser
-from megatron_tui.screens.pick import AskPath, Pick
-from megatron_tui.screens.setup import SetupScreen
-from megatron_tui.screens.training import TrainingScreen
-from megatron_tui.screens.xray import XrayScreen
-from megatron_tui.widgets.corpus_picker import CorpusPicker, PathInput
-from megatron_tui.widgets.panel import Text
-from megatron_tui.widgets.preflight_card import PreflightCard
-from megatron_tui.widgets.preview_panel import PreviewPanel
-from megatron_tui.widgets.run_panel import RunPanel
-from megatron_tui.widgets.settings_form import FindField, SettingsForm, find_settings
-from megatron_tui.widgets.settings_list import SettingsList
+from megatron_tui.setup.corpus_picker import CorpusPicker
+from megatron_tui.setup.file_browser import FileBrowser
+from megatron_tui.setup.preflight_card import PreflightCard
+from megatron_tui.setup.preview_panel import PreviewPanel
+from megatron_tui.setup.run_panel import RunPanel
+from megatron_tui.setup.screen import SetupScreen
+from megatron_tui.setup.xray import XrayScreen
+from megatron_tui.training.screen import TrainingScreen
+from megatron_tui.ui.dialogs import Confirm
+from megatron_tui.ui.panel import Label
+from megatron_tui.ui.path_input import PathInput
+from megatron_tui.ui.pick import AskPath, Pick
+from megatron_tui.ui.settings_form import FindField, SettingsForm, find_settings
+from megatron_tui.ui.settings_list import SettingsList
 from tests.tui.conftest import (
     GatedTrainer,
     copy_recorded,
@@ -58,7 +59,7 @@ async def setup(app: MegatronApp) -> SetupScreen:
 
 
 def shown(node: Any) -> str:
-    return "\n".join(text.plain for text in node.query(Text))
+    return "\n".join(text.plain for text in node.query(Label))
 
 
 def card(app: MegatronApp) -> str:
@@ -96,7 +97,7 @@ async def test_a_corpus_that_cannot_be_inspected_is_an_error_not_a_wait(
     def broken(*arguments: object) -> None:
         raise ValueError("broken [cache]")
 
-    monkeypatch.setattr("megatron_model.token_cache.prepare_corpus", broken)
+    monkeypatch.setattr("megatron_model.data.token_cache.prepare_corpus", broken)
     app = make_app(make_workbench(runs_dir), corpus=tale)
     async with app.run_test(size=WIDE):
         screen = await setup(app)
@@ -381,7 +382,7 @@ async def test_must_save_and_load_toml(runs_dir: Path, tale: str, tmp_path: Path
         assert config_from_toml(path) == screen.plan.config
         wanted = screen.plan.config
         await pilot.press("ctrl+s", "enter")  # never overwritten without being told
-        await until(lambda: "once more replaces" in shown(app.screen))
+        await until(lambda: "again to replace" in shown(app.screen))
         await pilot.press("escape", "P", "home", "enter")
         await until(lambda: screen.draft.preset == "smoke")
         await pilot.press("L", *"tale-cpu.toml", "enter")
@@ -407,10 +408,10 @@ async def test_must_exact_command_is_shown_and_copied(runs_dir: Path, tale: str)
         assert command[:2] == ["megatron-model", "train"]
         wanted = screen.plan.config
     # It is exact: the run it makes has the configuration that was on screen.
-    program = "import sys; from megatron_model.cli import main; main()"
+    program = "import sys; from megatron_model.cli.parser import main; main()"
     done = subprocess.run([sys.executable, "-c", program, *command[1:]], capture_output=True)
     assert done.returncode == 0, done.stderr
-    assert RunFolder.open(runs_dir / "tale-smoke").config == wanted
+    assert RunFolder.open(runs_dir / "tale-smoke").read_config() == wanted
 
 
 async def test_must_run_name_and_refusing_to_overwrite(runs_dir: Path, tale: str) -> None:
@@ -447,12 +448,12 @@ async def test_must_overtraining_is_a_warning_with_a_fix(runs_dir: Path, tale: s
     async with app.run_test(size=WIDE) as pilot:
         screen = await setup(app)
         await pilot.press("slash", *"steps", "enter", *"90000", "enter")
-        await until(lambda: "by heart" in card(app))
+        await until(lambda: "memorize" in card(app))
         await pilot.press("F")
-        await until(lambda: "by heart" not in card(app))
+        await until(lambda: "memorize" not in card(app))
         assert screen.plan.config.training.steps < 90000
         await pilot.press("u")
-        await until(lambda: "by heart" in card(app))
+        await until(lambda: "memorize" in card(app))
 
 
 async def test_must_red_when_it_does_not_fit_and_one_key_mends_it(
@@ -520,7 +521,7 @@ class FakeProbe:
 async def test_must_time_from_a_measured_step(
     runs_dir: Path, tale: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("megatron_model.probe.Probe", FakeProbe)
+    monkeypatch.setattr("megatron_model.training.probe.Probe", FakeProbe)
     app = make_app(make_workbench(runs_dir), corpus=tale)
     async with app.run_test(size=WIDE) as pilot:
         screen = await setup(app)
@@ -538,7 +539,7 @@ async def test_must_time_from_a_measured_step(
 async def test_should_auto_batch_probe(
     runs_dir: Path, tale: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("megatron_model.probe.Probe", FakeProbe)
+    monkeypatch.setattr("megatron_model.training.probe.Probe", FakeProbe)
     app = make_app(make_workbench(runs_dir), corpus=tale)
     async with app.run_test(size=WIDE, notifications=True) as pilot:
         screen = await setup(app)
@@ -554,12 +555,12 @@ async def test_must_measuring_is_real_and_can_be_stopped(runs_dir: Path, tale: s
         await pilot.press("m")
         await until(lambda: "measuring" in card(app))
         await pilot.press("m")
-        await until(lambda: not screen.measuring, 30)
+        await until(lambda: not screen.measuring.doing, 30)
         assert screen.plan.measurement is None
         await pilot.press("P", "home", "enter", "m")
         await until(lambda: screen.plan.measurement is not None, 60)
         assert screen.plan.measurement.seconds_per_step > 0  # type: ignore[union-attr]
-        await until(lambda: not screen.measuring, 30)
+        await until(lambda: not screen.measuring.doing, 30)
 
 
 # Runs to go on from
@@ -576,7 +577,7 @@ async def test_must_resume_and_fork_list(runs_dir: Path, tale: str) -> None:
         assert "step" in app.screen._entries[0].detail  # type: ignore[attr-defined]
         await pilot.press("enter")
         await until(lambda: isinstance(app.screen, SetupScreen))
-        recorded = RunFolder.open(runs_dir / "shakespeare-cpu").config
+        recorded = RunFolder.open(runs_dir / "shakespeare-cpu").read_config()
         await until(lambda: screen.plan.checked.config.training == recorded.training)
         assert screen.plan.checked.config.model == recorded.model
         await pilot.press("f", "R")
@@ -592,7 +593,7 @@ async def test_what_was_found_stays_in_view(runs_dir: Path, tale: str) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         screen = app.screen
         assert isinstance(screen, SetupScreen)
-        await until(lambda: screen.facts.complete and app.workbench.engine.state == "ready")
+        await until(lambda: screen.facts.complete and app.workbench.torch_loader.state == "ready")
         settings = screen.query_one("#settings SettingsList", SettingsList)
 
         def in_view() -> bool:

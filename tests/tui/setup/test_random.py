@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from textual import events
 
-from megatron_model.config import RunConfig, with_settings
-from megatron_model.run_folder import RunFolder
-from megatron_tui.screens.setup import SetupScreen
-from megatron_tui.widgets.settings_form import SettingsForm
+from megatron_model.config.fields import RunConfig, with_settings
+from megatron_model.run.folder import RunFolder
+from megatron_tui.setup.screen import SetupScreen
+from megatron_tui.ui.settings_form import SettingsForm
 from tests.tui.conftest import GatedTrainer, copy_recorded, make_app, make_workbench, until
-from tests.tui.test_setup_features import FakeProbe
+from tests.tui.setup.test_features import FakeProbe
 
 EVENTS = 1000
 SEEDS = (1, 2)
@@ -43,7 +43,7 @@ def random_key(draw: random.Random) -> events.Key:
 async def test_random_keys_and_resizes(
     runs_dir: Path, tale: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("megatron_model.probe.Probe", FakeProbe)
+    monkeypatch.setattr("megatron_model.training.probe.Probe", FakeProbe)
     copy_recorded(runs_dir)
     RunFolder.create(runs_dir, "old [x] [", with_settings(RunConfig(), {"data.corpus": tale}))
     Path("[odd] name.txt").write_text("[/nope] text\n" * 40)
@@ -72,5 +72,6 @@ async def test_random_keys_and_resizes(
         assert isinstance(screen, SetupScreen)
         screen.query_one("#corpora").focus()
         await pilot.press("slash", "l", "a", "y", "e", "r", "s", "enter")
-        assert screen.query_one(SettingsForm).settings.field.key == "model.layers"
+        settings = screen.query_one(SettingsForm).settings
+        await until(lambda: settings.field.key == "model.layers")
     assert app._exception is None

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from megatron_model.config import RunConfig
-from megatron_model.run_folder import RunFolder
-from megatron_tui.line import FASTEST, SLOWEST, Line
-from megatron_tui.native_output import MeteredFile
-from megatron_tui.screens.training import TrainingScreen
+from megatron_model.config.fields import RunConfig
+from megatron_model.run.folder import RunFolder
+from megatron_tui.terminal.connection import FASTEST, SLOWEST, Connection
+from megatron_tui.terminal.output import MeteredFile
+from megatron_tui.training.screen import TrainingScreen
 from tests.tui.conftest import GatedTrainer, make_app, make_workbench, until
-from tests.tui.test_training_features import WIDE, Shown, live, report, started
+from tests.tui.training.helpers import WIDE, Shown, live, report, started
 
 
 class Clock:
@@ -32,7 +32,7 @@ def clock() -> Clock:
 
 
 def test_a_local_terminal_is_drawn_at_full_rate_whatever_it_takes(clock: Clock) -> None:
-    line = Line(remote=False, clock=clock)
+    line = Connection(remote=False, clock=clock)
     line.wrote(4000, 3.0)
     assert line.interval == FASTEST
     assert not line.asks()
@@ -41,13 +41,13 @@ def test_a_local_terminal_is_drawn_at_full_rate_whatever_it_takes(clock: Clock) 
 
 def test_ssh_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SSH_CONNECTION", raising=False)
-    assert not Line.of_terminal().remote
+    assert not Connection.of_terminal().remote
     monkeypatch.setenv("SSH_CONNECTION", "10.0.0.1 5000 10.0.0.2 22")
-    assert Line.of_terminal().remote
+    assert Connection.of_terminal().remote
 
 
 def test_the_rate_follows_the_answers_of_the_terminal(clock: Clock) -> None:
-    line = Line(remote=True, clock=clock)
+    line = Connection(remote=True, clock=clock)
     assert line.asks() and not line.asks()  # one question at a time
     clock.now += 0.05
     line.answered()
@@ -65,7 +65,7 @@ def test_the_rate_follows_the_answers_of_the_terminal(clock: Clock) -> None:
 
 
 def test_without_answers_the_time_to_write_counts(clock: Clock) -> None:
-    line = Line(remote=True, clock=clock)
+    line = Connection(remote=True, clock=clock)
     line.wrote(1000, 1.0)
     assert line.interval == 2.0
     for _ in range(10):
@@ -74,7 +74,7 @@ def test_without_answers_the_time_to_write_counts(clock: Clock) -> None:
 
 
 def test_drawing_is_due_once_an_interval(clock: Clock) -> None:
-    line = Line(remote=False, clock=clock)
+    line = Connection(remote=False, clock=clock)
     line.rate = 2.0
     due = []
     for _ in range(12):
@@ -84,7 +84,7 @@ def test_drawing_is_due_once_an_interval(clock: Clock) -> None:
 
 
 def test_traffic_is_that_of_the_last_seconds(clock: Clock) -> None:
-    line = Line(remote=True, clock=clock)
+    line = Connection(remote=True, clock=clock)
     for _ in range(8):
         line.wrote(6000, 0.0)
         clock.now += 0.5
@@ -108,7 +108,7 @@ def test_what_goes_to_the_terminal_is_counted_byte_by_byte() -> None:
 
 
 def test_counting_and_asking_happen_on_different_threads(clock: Clock) -> None:
-    line = Line(remote=True, clock=clock)
+    line = Connection(remote=True, clock=clock)
     writers = [
         threading.Thread(target=lambda: [line.wrote(1, 0.0) for _ in range(500)]) for _ in range(4)
     ]
@@ -139,8 +139,9 @@ async def test_a_terminal_that_takes_its_time_gets_fewer_pictures(
 ) -> None:
     events = [started(), *(report(step) for step in range(10, 400, 10))]
     trainer = GatedTrainer(events)
-    app = make_app(make_workbench(runs_dir, trainer))
-    app.line = Line(remote=True, clock=clock)
+    workbench = make_workbench(runs_dir, trainer)
+    connection = workbench.connection = Connection(remote=True, clock=clock)
+    app = make_app(workbench)
     async with app.run_test(size=WIDE) as pilot:
         app._train(RunFolder.create(runs_dir, "a", RunConfig()))
         await until(lambda: isinstance(app.screen, TrainingScreen) and app.screen.is_mounted)
@@ -148,14 +149,14 @@ async def test_a_terminal_that_takes_its_time_gets_fewer_pictures(
         trainer.release(2)
         await until(lambda: shown.run.state.step == 10)
         clock.now += 10
-        await until(lambda: app.line._drawn == clock.now)
+        await until(lambda: connection._drawn == clock.now)
         await until(lambda: "step 10 of" in shown.header)
-        assert app.line.asks()  # a picture is on its way, and the terminal does not answer
+        assert connection.asks()  # a picture is on its way, and the terminal does not answer
         clock.now += 2.0
         trainer.release(2)
         await until(lambda: shown.run.state.step == 30)
         assert "step 10 of" in shown.header
-        app.line.answered()
+        connection.answered()
         clock.now += 10
         await until(lambda: "step 30 of" in shown.header)
         app.workbench.training.stop()

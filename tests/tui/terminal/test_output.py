@@ -7,13 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-from megatron_tui.native_output import lookalike
+from megatron_tui.terminal.ascii import as_ascii, lookalike
 
 
 def test_glyphs_have_lookalikes_of_the_same_width() -> None:
     codecs.register_error("lookalike", lookalike)
-    assert "╭─ loss ─╮│⡀⠱⣿│● ✓…日".encode("ascii", "lookalike") == b"+- loss -+|.**|* v.?"
+    assert "╭─ loss ─╮│⡀⠱⣿│● ✓…日".encode("ascii", "lookalike") == b"+- loss -+|.**|* +~??"
     assert "naïve ●".encode("latin-1", "lookalike") == "naïve *".encode("latin-1")
+
+
+def test_the_filter_and_the_encoding_give_the_same_characters() -> None:
+    codecs.register_error("lookalike", lookalike)
+    drawn = "".join(chr(code) for code in range(0x2190, 0x2900)) + "◂●…–×日é"
+    assert drawn.encode("ascii", "lookalike").decode() == as_ascii(drawn)
+    assert as_ascii("⠀⡀⡄⣿") == " .:*"
 
 
 def test_must_training_logs_are_never_painted_on_the_screen(tmp_path: Path) -> None:
@@ -22,7 +29,7 @@ def test_must_training_logs_are_never_painted_on_the_screen(tmp_path: Path) -> N
     program = (
         "import os, sys, warnings, logging\n"
         "from pathlib import Path\n"
-        "from megatron_tui.native_output import isolate_native_output\n"
+        "from megatron_tui.terminal.output import isolate_native_output\n"
         "sent = []\n"
         f"isolate_native_output(Path({str(log)!r}), lambda count, seconds: sent.append(count))\n"
         "os.write(1, b'CUDA warning\\n'); os.write(2, b'OMP: info\\n')\n"

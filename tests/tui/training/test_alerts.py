@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from megatron_model.events import Evaluated, Event, PhaseChanged, RunFailed
-from megatron_model.run_state import RunState
-from megatron_tui import alerts
+from megatron_model.events.schema import Evaluated, Event, PhaseChanged, RunFailed
+from megatron_model.events.state import RunState
+from megatron_tui.training import alerts
 from tests.tui.conftest import NOW
-from tests.tui.test_charts import state_of_the_recorded_run
-from tests.tui.test_training_features import report, started
+from tests.tui.plot.test_painter import state_of_the_recorded_run
+from tests.tui.training.helpers import report, started
 
 
 def fold(*events: Event) -> RunState:

@@ -11,12 +11,18 @@ import psutil
 from textual.events import Key, Resize
 from textual.geometry import Size
 
-from megatron_model.config import RunConfig
-from megatron_model.events import DeviceSampled, Evaluated, Event, PhaseChanged, SampleGenerated
-from megatron_model.run_folder import RunFolder
-from megatron_tui.screens.training import TrainingScreen
+from megatron_model.config.fields import RunConfig
+from megatron_model.events.schema import (
+    DeviceSampled,
+    Evaluated,
+    Event,
+    PhaseChanged,
+    SampleGenerated,
+)
+from megatron_model.run.folder import RunFolder
+from megatron_tui.training.screen import TrainingScreen
 from tests.tui.conftest import NOW, GatedTrainer, copy_recorded, make_app, make_workbench, until
-from tests.tui.test_training_features import report, started
+from tests.tui.training.helpers import report, started
 
 OFTEN = [*"xuyrb+-0hl[]HLmMnp", "left", "right", "home", "end", "tab", "shift+tab", "down", "space"]
 SELDOM = [*"ceEgF12345", "enter", "escape", "up", "question_mark", "f3"]
@@ -76,8 +82,12 @@ async def test_random_keys_and_resizes_while_a_run_streams_in(runs_dir: Path) ->
             if draw.random() < 0.2:
                 size = Size(*draw.choice(SIZES))
                 app.post_message(Resize(size, size))
-            # Typed ahead, but no further than one burst.
-            while app.message_queue_size or app.screen.message_queue_size:
+            # Typed ahead, but no further than one burst, each key of which has been let through.
+            while (
+                app.message_queue_size
+                or app.screen.message_queue_size
+                or app.keyboard._task is not None
+            ):
                 await asyncio.sleep(0)
             seen.add(type(app.screen).__name__)
             if base == 0 and pressed >= 400:

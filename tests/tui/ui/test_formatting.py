@@ -6,7 +6,11 @@ import math
 
 import pytest
 
-from megatron_tui import formatting
+from megatron_model.events.schema import Evaluated
+from megatron_model.events.state import RunState
+from megatron_tui.training import readouts as figures
+from megatron_tui.ui import formatting
+from tests.tui.training.helpers import report
 
 
 @pytest.mark.parametrize(
@@ -93,3 +97,14 @@ def test_times() -> None:
 def test_a_loss_that_is_no_number_says_so() -> None:
     assert formatting.loss(math.nan) == "not a number"
     assert formatting.loss(1.4821) == "1.482"
+
+
+def test_bits_are_those_of_the_train_loss_beside_them() -> None:
+    state = RunState()
+    state.apply(report(10, math.log(2)))
+    before = dict(figures.now_figures(state))
+    state.apply(Evaluated(step=10, val_loss=4.0, bits_per_character=5.77, elapsed_seconds=1.0))
+    after = dict(figures.now_figures(state))
+    assert (before["loss"], before["bits/char"]) == (after["loss"], after["bits/char"])
+    assert after["bits/char"] == "1.00"
+    assert after["validation"] == "4.000"

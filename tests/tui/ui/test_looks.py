@@ -13,11 +13,11 @@ from rich.color import ColorSystem
 from rich.style import Style
 from textual.color import Color
 
-from megatron_tui import theme
 from megatron_tui.app import MegatronApp
-from megatron_tui.screens.setup import SetupScreen
-from megatron_tui.theme import Palette
-from megatron_tui.widgets.chart import Chart
+from megatron_tui.plot.chart import Chart
+from megatron_tui.setup.screen import SetupScreen
+from megatron_tui.ui import theme
+from megatron_tui.ui.theme import Palette
 from tests.tui.conftest import copy_recorded, make_app, make_workbench, tale, until
 
 __all__ = ["tale"]
@@ -122,7 +122,7 @@ def app_of(
 
 
 async def opened(app: MegatronApp, pilot: Any) -> None:
-    await until(lambda: app.workbench.engine.state == "ready")
+    await until(lambda: app.workbench.torch_loader.state == "ready")
     await until(
         lambda: bool(app.screen.query(Chart)) and app.screen.query(Chart).first().text != ""
     )
