@@ -30,7 +30,7 @@ _FOREIGN = (
 
 def make_corpus(path: Path, kind: str, size: int) -> None:
     """Write `size` bytes or a little more of UTF-8 text."""
-    from megatron_model.corpus import find_corpus, read_chunks
+    from megatron_model.data.corpus import find_corpus, read_chunks
 
     text = "".join(chunk for chunk, _ in read_chunks(find_corpus("builtin:python-reference")))
     if kind == "ascii":
@@ -51,8 +51,8 @@ def measure(corpus: Path, cache: Path) -> dict[str, Any]:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     before = _peak_bytes()
     started = time.perf_counter()
-    from megatron_model.corpus import find_corpus
-    from megatron_model.token_cache import prepare_now
+    from megatron_model.data.corpus import find_corpus
+    from megatron_model.data.token_cache import prepare_now
 
     imported = time.perf_counter()
     busy = time.process_time()

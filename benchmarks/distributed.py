@@ -28,9 +28,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import psutil
 
 from benchmarks.report import print_table, write_json
-from megatron_model import run_lock
-from megatron_model.events import RunFailed, RunStarted
-from megatron_model.run_folder import LOCK_FILE, RunFolder
+from megatron_model.events.schema import RunFailed, RunStarted
+from megatron_model.run import lock as run_lock
+from megatron_model.run.folder import LOCK_FILE, RunFolder
 
 CORPUS = "builtin:python-reference"
 AGREEMENT = 1e-3

@@ -27,12 +27,12 @@ from torch import Tensor, nn
 
 from benchmarks import peers, writing_screen
 from benchmarks.report import print_table, write_json
-from megatron_model import native
-from megatron_model.architectures import build_model
-from megatron_model.config import ModelConfig, SamplingConfig
-from megatron_model.decoding import Decoder
-from megatron_model.sampling import generate_batch, generate_stream, several
-from megatron_model.tokenizer import CharTokenizer
+from megatron_model.config.fields import ModelConfig, SamplingConfig
+from megatron_model.data.tokenizer import CharTokenizer
+from megatron_model.inference import native
+from megatron_model.inference.decoder import Decoder
+from megatron_model.inference.sampler import generate_batch, generate_stream, several
+from megatron_model.model.factory import build_model
 
 VOCABULARY = "\n" + "".join(chr(33 + index) for index in range(64))
 TOKENIZER = CharTokenizer(VOCABULARY)
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    compiled = native.compiled_function(wait=True) is not None
+    compiled = native.compiled_functions(wait=True) is not None
     found = {size.name: measure(size, options.rounds) for size in SIZES}
     speeds, limits = [], []
     for name, result in found.items():

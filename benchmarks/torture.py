@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def _run(home: Path, only: set[str], share: float) -> list[dict[str, Any]]:
-    from megatron_model.run_folder import RunFolder
+    from megatron_model.run.folder import RunFolder
     from tests.model.helpers import TEXT, tiny_config, train
     from tests.survival import mutations, ordeals
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.report import print_table, write_json
 
 if TYPE_CHECKING:
-    from megatron_model.learner import Learner
+    from megatron_model.training.learner import Learner
 
 TWELFTH = 12
 BUILTIN = ("builtin:python-reference", "builtin:python-stdlib")
@@ -74,13 +74,13 @@ def warm_up(text: Path, folder: Path, *budgets: float) -> dict[str, float]:
     Returned: how much longer the first process took for its compilation, and how much longer a
     process takes than the seconds it counts as training.
     """
-    from megatron_model.config import with_settings
-    from megatron_model.presets import fitted, get_preset
+    from megatron_model.config.fields import with_settings
+    from megatron_model.config.presets import fitted, get_preset
 
     extra = overhead = 0.0
     for budget in budgets:
         asked = with_settings(get_preset("cpu").config, {"training.max_seconds": budget})
-        training = fitted(asked, text.stat().st_size).training
+        training = fitted(asked, len(text.read_text(encoding="utf-8"))).training
         command = [sys.executable, "-m", "megatron_model", "train", str(text), "--preset", "cpu"]
         command += ["--json", "--runs-dir", str(folder), "--set", "training.compile=on"]
         for name in ("batch_size", "sequence_length", "weight_decay"):
@@ -120,7 +120,7 @@ def efficiency(preset: str, steps: int) -> dict[str, Any]:
 
 def measure_efficiency(preset: str, steps: int) -> None:
     """Time steps in this process, with the matrix rate measured before and after; print JSON."""
-    from megatron_model.process import keep_freed_memory, wait_without_spinning
+    from megatron_model.util.process import keep_freed_memory, wait_without_spinning
 
     # As the command line does it.
     wait_without_spinning()
@@ -128,16 +128,16 @@ def measure_efficiency(preset: str, steps: int) -> None:
 
     import torch
 
-    from megatron_model.config import with_settings
-    from megatron_model.corpus import find_corpus
+    from megatron_model.config.fields import with_settings
+    from megatron_model.config.presets import get_preset
+    from megatron_model.data.corpus import find_corpus
+    from megatron_model.data.token_cache import prepare_now, split
+    from megatron_model.data.tokenizer import CharTokenizer
     from megatron_model.device import measure_matrix_rate
-    from megatron_model.events import StepFinished
-    from megatron_model.learner import Learner
-    from megatron_model.preflight import flops_per_character
-    from megatron_model.presets import get_preset
-    from megatron_model.token_cache import prepare_now, split
-    from megatron_model.tokenizer import CharTokenizer
-    from megatron_model.trainer import Trainer
+    from megatron_model.events.schema import MetricsReported
+    from megatron_model.planning.preflight import flops_per_character
+    from megatron_model.training.learner import build_learner
+    from megatron_model.training.trainer import Trainer
 
     changes = {
         "training.steps": str(steps + 1),
@@ -152,11 +152,11 @@ def measure_efficiency(preset: str, steps: int) -> None:
     tokenizer = CharTokenizer.from_vocabulary(prepared.vocabulary)
     trainer = Trainer(config, tokenizer, train, validation[: 2 * config.model.block_size])
     before = measure_matrix_rate(trainer.device, trainer.dtype)
-    speeds = [e.tokens_per_second for e in trainer.run() if isinstance(e, StepFinished)][1:]
+    speeds = [e.tokens_per_second for e in trainer.run() if isinstance(e, MetricsReported)][1:]
     rate = max(before, measure_matrix_rate(trainer.device, trainer.dtype))
     speed = sorted(speeds)[len(speeds) // 2]
     model_alone = flops_per_character(config, tokenizer.vocab_size) * speed
-    learner = Learner(
+    learner = build_learner(
         with_settings(config, {"training.compile": "off"}),
         tokenizer.vocab_size,
         train,
@@ -195,7 +195,7 @@ def products_of_a_step(learner: Learner) -> float:
 
 def as_file(name: str, folder: Path) -> Path:
     """Return the text as one file that every peer can read."""
-    from megatron_model.corpus import find_corpus, read_chunks
+    from megatron_model.data.corpus import find_corpus, read_chunks
 
     if not name.startswith("builtin:"):
         return Path(name)

@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import print_table, write_json
-from megatron_model.events import StepFinished
-from megatron_model.run_folder import RunFolder
+from megatron_model.events.schema import MetricsReported
+from megatron_model.run.folder import RunFolder
 
 CORPUS = "builtin:python-reference"
 COLUMNS, ROWS = 120, 40
@@ -106,7 +106,7 @@ class Run:
 
     def speeds(self, since: float, until: float = math.inf) -> list[float]:
         """Return the speeds reported between two moments."""
-        reports = [e for e in self._folder.read_events()[0] if isinstance(e, StepFinished)]
+        reports = [e for e in self._folder.read_events()[0] if isinstance(e, MetricsReported)]
         return [event.tokens_per_second for event in reports if since < event.time < until]
 
     def speed(self, since: float, until: float = math.inf) -> float:
