@@ -1,4 +1,4 @@
-"""Makes the pictures of the README: a real run on a built-in corpus, driven by keys.
+"""Makes the pictures of the README and of docs/: a real run on a built-in corpus, driven by keys.
 
 python -m tools.screenshots [--seconds S] [--only {one,two}]
 """
@@ -42,11 +42,11 @@ async def shoot(pilot: Any, name: str) -> None:
 
 async def tour(seconds: float) -> None:
     """Go through the screens as a person would."""
-    from megatron_tui.opening import make_app
-    from megatron_tui.screens.duel import DuelScreen
-    from megatron_tui.screens.pick import Pick
-    from megatron_tui.screens.setup import SetupScreen
-    from megatron_tui.screens.surprise import SurpriseScreen
+    from megatron_tui.app import make_app
+    from megatron_tui.generation.duel import DuelScreen
+    from megatron_tui.generation.surprise import SurpriseScreen
+    from megatron_tui.setup.screen import SetupScreen
+    from megatron_tui.ui.pick import Pick
 
     def fought(screen: DuelScreen) -> bool:
         return screen.feed is not None and not screen.feed.busy and screen.diverged_at is not None
@@ -54,7 +54,7 @@ async def tour(seconds: float) -> None:
     app = make_app()
     async with app.run_test(size=SIZES[0]) as pilot:
         bench = app.workbench
-        await until(lambda: bench.engine.state == "ready", 60)
+        await until(lambda: bench.torch_loader.state == "ready", 60)
         await asyncio.sleep(3)
         await shoot(pilot, "setup")
         setup = app.screen
@@ -91,13 +91,13 @@ async def tour(seconds: float) -> None:
 
 async def two_devices(seconds: float) -> None:
     """Start a run on two processes as a person would, and take its picture."""
-    from megatron_tui.opening import make_app
-    from megatron_tui.screens.setup import SetupScreen
+    from megatron_tui.app import make_app
+    from megatron_tui.setup.screen import SetupScreen
 
     app = make_app()
     async with app.run_test(size=SIZES[0]) as pilot:
         bench = app.workbench
-        await until(lambda: bench.engine.state == "ready", 60)
+        await until(lambda: bench.torch_loader.state == "ready", 60)
         setup = app.screen
         assert isinstance(setup, SetupScreen)
         await until(lambda: setup.facts.complete, 60)
@@ -115,7 +115,7 @@ async def two_devices(seconds: float) -> None:
             svg = app.export_screenshot(title="megatron-tui")
             (FOLDER / "training-two-devices.svg").write_text(svg, encoding="utf-8")
         finally:
-            bench.training.end_launched()
+            run.command("stop")
             await until(lambda: bench.training.launched is None, 120)
 
 
