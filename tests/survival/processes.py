@@ -26,6 +26,7 @@ from megatron_model.events.schema import Event, MetricsReported, RunHandedOver
 from megatron_model.run import lock as run_lock
 from megatron_model.run.command_folder import CommandFolder
 from megatron_model.run.folder import LOCK_FILE, RunFolder
+from megatron_tui.terminal.keyboard import HAND_SECONDS
 from tests.model.helpers import tiny_config
 
 PATIENCE = 60.0
@@ -100,6 +101,12 @@ def hand_overs(folder: RunFolder) -> int:
     return sum(isinstance(event, RunHandedOver) for event in folder.read_events()[0])
 
 
+def last_hand_over(folder: RunFolder) -> int:
+    """Return the step at which the run last changed hands."""
+    events = folder.read_events()[0]
+    return max(event.step for event in events if isinstance(event, RunHandedOver))
+
+
 def stop(folder: RunFolder) -> None:
     """Stop whichever process trains the run, or is about to, and wait until none does.
 
@@ -129,6 +136,7 @@ class Terminal:
 
     def __init__(self, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         self.output = b""
+        self._pressed = -math.inf
         self._reading = threading.Event()
         self._reading.set()
         pid, self._master = pty.fork()
@@ -159,8 +167,10 @@ class Terminal:
         self._reading.clear()
 
     def press(self, keys: str) -> None:
-        """Send keys."""
+        """Send keys, no sooner after the last ones than a hand can."""
+        time.sleep(max(0.0, self._pressed + 10 * HAND_SECONDS - time.monotonic()))
         os.write(self._master, keys.encode())
+        self._pressed = time.monotonic()
 
     def see(self, text: str, seconds: float = PATIENCE) -> None:
         """Wait until the program has written this."""
