@@ -26,7 +26,7 @@ from megatron_model.events.schema import Event, MetricsReported, RunHandedOver
 from megatron_model.run import lock as run_lock
 from megatron_model.run.command_folder import CommandFolder
 from megatron_model.run.folder import LOCK_FILE, RunFolder
-from megatron_tui.terminal.keyboard import HAND_SECONDS
+from megatron_tui.textual_patches.chunks import HAND_SECONDS
 from tests.model.helpers import tiny_config
 
 PATIENCE = 60.0

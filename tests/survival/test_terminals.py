@@ -13,7 +13,7 @@ import pytest
 from megatron_model.events.schema import RunFinished, RunHandedOver
 from megatron_model.run.command_folder import CommandFolder
 from megatron_model.run.folder import RunFolder
-from megatron_tui.terminal.keyboard import HAND_SECONDS
+from megatron_tui.textual_patches.chunks import HAND_SECONDS
 from tests.survival.processes import (
     gaps,
     hand_overs,
