@@ -126,6 +126,13 @@ class TrainingConfig(Settings, frozen=True, kw_only=True):
         float,
         setting("Last share of the run over which a linear schedule falls.", low=0.01, high=1),
     ] = 1.0
+    start: Annotated[
+        Literal["random", "pairs"],
+        setting(
+            "Weights before the first step: random, or with a head that knows which character "
+            "follows which (a classic model starts at random)."
+        ),
+    ] = "random"
     token_dropout: Annotated[
         float,
         setting(

@@ -52,6 +52,7 @@ def _muon(steps: int, batch_size: int, **changes: int | float) -> TrainingConfig
         schedule="linear",
         cooldown=0.7,
         warmup_steps=10,
+        start="pairs",
     )
     return msgspec.structs.replace(recipe, **changes)
 

@@ -29,7 +29,6 @@ from megatron_model.distributed.learner import (
 from megatron_model.distributed.team import Team
 from megatron_model.distributed.timer import WorkTimer
 from megatron_model.distributed.validation import ValidationRounds
-from megatron_model.model.factory import build_model
 from megatron_model.planning.compile_choice import Choice, choose, is_ready
 from megatron_model.training.computation import Computation, Way, load_kernels
 from megatron_model.training.fused.step import FusedGradients, fused_loss
@@ -39,6 +38,7 @@ from megatron_model.training.model_store import WholeModel
 from megatron_model.training.muon import MuonOptimizer, orthogonalise
 from megatron_model.training.nonfinite import are_finite
 from megatron_model.training.optimizer import Optimizer, build_optimizer
+from megatron_model.training.start import started_model
 from megatron_model.training.step import Step
 
 
@@ -48,8 +48,7 @@ def ddp_learner(
     """Return this rank's learner, which holds all weights; all ranks do this at once."""
     device = team.device(config)
     dtype = common_dtype(team, config, device)
-    torch.manual_seed(config.training.seed)
-    model = build_model(config.model, vocab_size).to(device)
+    model = started_model(config, vocab_size, train).to(device)
     optimizer = build_optimizer(model, config.training)
     share = slice(team.rank, None, team.size)
     rows = len(range(config.training.batch_size)[share])

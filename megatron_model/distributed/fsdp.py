@@ -44,6 +44,7 @@ from megatron_model.training.model_store import Named
 from megatron_model.training.muon import MATRICES, initial_state, orthogonalise, rates_at, update
 from megatron_model.training.nonfinite import are_finite
 from megatron_model.training.optimizer import AdamW, Optimizer
+from megatron_model.training.start import started_model
 
 STACKED = ("attention", "feed_forward", "attention_mix", "feed_forward_mix")
 """The parameters of the modern model that hold something of every layer."""
@@ -55,9 +56,8 @@ def fsdp_learner(
     """Return this rank's learner, which holds its part of the weights; all do this at once."""
     device = team.device(config)
     dtype = common_dtype(team, config, device)
-    torch.manual_seed(config.training.seed)
     mesh = init_device_mesh(device.type, (team.size,))
-    model = shard(config.model, vocab_size, mesh)
+    model = shard(started_model(config, vocab_size, train), config.model, mesh)
     optimizer: Optimizer
     if config.training.optimizer == "muon":
         optimizer = ShardedMuon(
@@ -103,30 +103,15 @@ def fsdp_learner(
     return TeamLearner(parts, team, WorkTimer(device), rounds, gather)
 
 
-def shard(config: ModelConfig, vocab_size: int, mesh: DeviceMesh) -> nn.Module:
-    """Build a model of which this rank has its part; a layer is put together while computed."""
+def shard(
+    whole: TransformerModel | ModernTransformer, config: ModelConfig, mesh: DeviceMesh
+) -> nn.Module:
+    """Divide a model: this rank keeps its part; a layer is put together while computed."""
     model: TransformerModel | LayeredTransformer
-    if config.architecture == "classic":
-        model = TransformerModel(
-            vocab_size,
-            config.block_size,
-            config.embed_dim,
-            config.heads,
-            config.layers,
-            config.ff_dim,
-            config.dropout,
-        )
-        units = model.blocks
+    if isinstance(whole, TransformerModel):
+        model, units = whole, whole.blocks
     else:
-        model = LayeredTransformer(
-            vocab_size,
-            config.block_size,
-            config.embed_dim,
-            config.heads,
-            config.layers,
-            config.ff_dim,
-            config.dropout,
-        ).split()
+        model = LayeredTransformer.of(whole, config)
         units = model.layers
     for module in (*units, model):
         matrices = {id(p) for n, p in module.named_parameters() if plain_name(n) in MATRICES}
@@ -172,12 +157,25 @@ class Layer(nn.Module):
 class LayeredTransformer(ModernTransformer):
     """A modern transformer with a module for each layer in place of the stacks."""
 
-    def split(self) -> LayeredTransformer:
-        """Turn the stacks into layers."""
-        self.layers = nn.ModuleList(Layer(self, n) for n in range(self.attention.size(0)))
+    layers: nn.ModuleList
+
+    @classmethod
+    def of(cls, whole: ModernTransformer, config: ModelConfig) -> LayeredTransformer:
+        """Return the same model in layers."""
+        model = cls(
+            whole.vocab_size,
+            config.block_size,
+            config.embed_dim,
+            config.heads,
+            config.layers,
+            config.ff_dim,
+            config.dropout,
+        )
+        model.load_state_dict(whole.state_dict())
+        model.layers = nn.ModuleList(Layer(model, n) for n in range(config.layers))
         for name in STACKED:
-            delattr(self, name)
-        return self
+            delattr(model, name)
+        return model
 
     def run_layers(self, x: Tensor, dtype: torch.dtype, context: WholeTexts) -> Tensor:
         """Map (B, T, C) to (B, T, C), a layer put together at a time."""

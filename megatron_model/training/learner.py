@@ -25,7 +25,6 @@ from megatron_model.device import (
     measure_matrix_rate,
 )
 from megatron_model.events.schema import Event, Notice, PhaseChanged, RankMeasured, WorkProgress
-from megatron_model.model.factory import build_model
 from megatron_model.planning.compile_choice import Choice, choose, cost_of_each, is_ready, obstacle
 from megatron_model.training.computation import Computations, LocalComputations, Way
 from megatron_model.training.fused.library import build_library
@@ -33,6 +32,7 @@ from megatron_model.training.loss import BlockLoss, eager_loss, evaluate_steps
 from megatron_model.training.model_store import ModelStore, Named, WholeModel
 from megatron_model.training.nonfinite import is_out_of_memory
 from megatron_model.training.optimizer import build_optimizer
+from megatron_model.training.start import started_model
 from megatron_model.training.state import HowComputed
 from megatron_model.training.step import Step
 from megatron_model.util.c_library import LIMIT_SECONDS
@@ -297,9 +297,7 @@ def build_learner(
     """
     device = choose_device(config.training.device)
     dtype = choose_precision(config.training.precision, device)
-    # The weights are drawn on the CPU, so that a seed means the same model on every device.
-    torch.manual_seed(config.training.seed)
-    model = build_model(config.model, vocab_size).to(device)
+    model = started_model(config, vocab_size, train).to(device)
     optimizer = build_optimizer(model, config.training)
     cost = cost_of_each(config, vocab_size, describe(device, dtype), ranks=1, here=1)
 
