@@ -13,6 +13,7 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
 from megatron_model.config.fields import SamplingConfig
+from megatron_model.util.text import plural
 from megatron_tui.generation.characters import bits, character_name
 from megatron_tui.generation.insight_panels import FactsPanel
 from megatron_tui.generation.job_screen import JobScreen
@@ -264,9 +265,7 @@ class DuelScreen(JobScreen["Item"]):
         if self.feed is not None and self.feed.phase == "loading":
             return Content(" loading the models")
         if self.diverged_at is None:
-            return Content(
-                f" the same {formatting.plural(self._count, 'character')} so far, {seed}"
-            )
+            return Content(f" the same {plural(self._count, 'character')} so far, {seed}")
         first, second = (character_name(one) if one else "the end" for one in self._parted)
         return Content.assemble(
             " the same ", (f"{self.diverged_at:,}", "bold $accent"),
@@ -286,7 +285,7 @@ class DuelScreen(JobScreen["Item"]):
             (" first ", "bold $background on $primary"), f" {first:.3f} bits/character  ",
             (" second ", "underline $background on $accent"), f" {second:.3f}  ",
             (f"the {better} is better by {abs(first - second):.3f}", "bold"),
-            f", {formatting.plural(len(self.scores), 'character')}",
+            f", {plural(len(self.scores), 'character')}",
         )  # fmt: skip
 
     @on(HeatView.Moved)

@@ -13,6 +13,7 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.events import Paste
 
+from megatron_model.util.text import plural
 from megatron_tui.generation.characters import bar, bits, character_name
 from megatron_tui.generation.insight_panels import FactsPanel, ProblemLabel
 from megatron_tui.generation.job_screen import JobScreen
@@ -173,7 +174,7 @@ class SurpriseScreen(JobScreen["Item"]):
         self._show_cursor()
 
     def _what(self) -> str:
-        count = formatting.plural(len(self.scores), "character")
+        count = plural(len(self.scores), "character")
         what = {
             "written": "what it wrote",
             "pasted": "a pasted text",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from megatron_model.config.fields import SamplingConfig
+from megatron_model.util.text import plural
 from megatron_tui.generation.written_text import WrittenText
 from megatron_tui.services.generation import GenerationService, GenerationStatus
 from megatron_tui.services.model_choice import ModelChoice
@@ -93,7 +94,7 @@ class WritingSession:
         if self.has_unread:
             words = "reading along"
         if self.text is not None and self.text.length:
-            words += f", {formatting.plural(self.text.length, 'character')}"
+            words += f", {plural(self.text.length, 'character')}"
             if status.characters_per_second:
                 words += f", {formatting.count(status.characters_per_second)} characters/s"
         return words

@@ -15,7 +15,7 @@ from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from megatron_model.util.errors import RequestError
-from megatron_model.util.text import safe
+from megatron_model.util.text import plural, safe
 from megatron_model.util.user_folders import expanded
 from megatron_tui.setup.corpus_facts import CorpusFacts, EncodingProblem
 from megatron_tui.ui import formatting
@@ -146,10 +146,10 @@ def facts_line(facts: CorpusFacts) -> Content:
         return Content("✗ " + safe(facts.error, one_line=True))
     words = [formatting.size(facts.size)] if facts.size is not None else []
     if facts.files > 1:
-        words.append(formatting.plural(facts.files, "file"))
+        words.append(plural(facts.files, "file"))
     if facts.complete and facts.vocabulary is not None:
-        words.append(formatting.plural(facts.characters or 0, "character"))
-        words.append(formatting.plural(facts.lines or 0, "line"))
+        words.append(plural(facts.characters or 0, "character"))
+        words.append(plural(facts.lines or 0, "line"))
         words.append(f"vocabulary {len(facts.vocabulary)}")
         words.append(safe(facts.encodings or facts.encoding, one_line=True))
     elif facts.progress is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from megatron_model.config.fields import TrainingConfig
 from megatron_model.device import DeviceInfo
+from megatron_model.util.text import plural
 from megatron_tui.setup.plan import SetupPlan
 from megatron_tui.ui import formatting
 from megatron_tui.ui.pick import Entry, Pick
@@ -84,7 +85,7 @@ def _cores_together(devices: dict[str, DeviceInfo], cores: int) -> list[Entry]:
         Entry(
             f"{count}{TIMES}cpu",
             f"{count}{TIMES}cpu",
-            f"{count} processes, {formatting.plural(cores // count, 'core')} and "
+            f"{count} processes, {plural(cores // count, 'core')} and "
             f"{formatting.size(free // count)} each",
             more,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from textual.content import Content
 from textual.reactive import reactive
 
+from megatron_model.util.text import plural
 from megatron_tui.services.run_handle import RunHandle, Standing
 from megatron_tui.ui import formatting
 from megatron_tui.ui.panel import Label
@@ -63,7 +64,7 @@ class RunSummary:
         """Return where the run is, in more and in fewer words."""
         step, word = f"{self.step:,}", "" if self.standing == "running" else f"{self.standing} "
         if self.budget:
-            done = f"{word}{formatting.plural(self.step, 'step')} in {self.budget}"
+            done = f"{word}{plural(self.step, 'step')} in {self.budget}"
             return [f"{done}, its time budget", done, f"{word}{step}"]
         of = f" of {self.steps:,}" if self.steps else ""
         known = self.remaining not in ("", formatting.MISSING)

@@ -6,10 +6,7 @@ import math
 from pathlib import Path
 from typing import TypeGuard
 
-from megatron_model.util.text import plural
 from megatron_model.util.user_folders import home
-
-__all__ = ["plural"]
 
 MISSING = "–"
 """What stands where a number is not known yet, or cannot be one of its kind."""

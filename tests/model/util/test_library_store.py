@@ -190,3 +190,25 @@ def test_a_folder_that_allows_no_code_is_not_used(mounted: Path, private: Path) 
     assert find_library(NAME) is None
     assert place().folder == private
     assert "noexec" in place().notice
+
+
+def test_one_is_on_disk_before_it_has_its_name(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place()
+    order: list[tuple[str, int]] = []
+    sync, rename = os.fsync, os.replace
+
+    def watched_sync(descriptor: int) -> None:
+        order.append(("synced", os.fstat(descriptor).st_ino))
+        sync(descriptor)
+
+    def watched_rename(source: os.PathLike[str], target: os.PathLike[str]) -> None:
+        order.append(("renamed", os.stat(source).st_ino))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_sync)
+    monkeypatch.setattr(os, "replace", watched_rename)
+    library = put(cache).stat().st_ino
+    steps = [step for step, file in order if file == library]
+    assert steps == ["synced", "renamed"]
