@@ -14,18 +14,44 @@ RUNS := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 DOCS := $(VENV)/.installed-docs
 
-.PHONY: run test test-slow check format lint types pages docs screenshots torture clean
+# A machine with a card may reach no registry: what it lacks beside torch, triton and numpy comes
+# from a folder of wheels that `make wheels` fills elsewhere, and is used where it is.
+WHEELS ?= wheels
+WHEELS_PYTHON ?= 3.12
+GPU_PACKAGES := build/gpu-packages
+GPU_NEEDS := textual plotext platformdirs msgspec safetensors tomlkit charset-normalizer psutil \
+	nvidia-ml-py pytest pytest-asyncio pytest-timeout pytest-textual-snapshot pyte
+ifneq ($(wildcard $(WHEELS)),)
+GPU_READY := $(GPU_PACKAGES)/.installed
+GPU_PYTHON := PYTHONPATH=$(CURDIR):$(CURDIR)/$(GPU_PACKAGES) $(PYTHON)
+else
+GPU_READY := $(DEV)
+GPU_PYTHON := $(BIN)/python
+endif
+
+.PHONY: check-gpu bench-gpu wheels run test test-slow check format lint types pages docs screenshots torture clean
 
 run: $(RUNS)
 	$(BIN)/megatron-tui
 
 test: $(DEV)
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not slow'
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not slow and not gpu'
 
 test-slow: $(DEV)
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m slow
 
 check: $(DEV) lint types test
+
+check-gpu: $(GPU_READY)
+	$(GPU_PYTHON) -m pytest -m gpu tests/gpu
+
+bench-gpu: $(GPU_READY)
+	$(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
+
+wheels:
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --dest $(WHEELS) \
+		--python-version $(WHEELS_PYTHON) --only-binary=:all: \
+		$(CONSTRAINTS:%=--constraint %) $(GPU_NEEDS)
 
 format: $(DEV)
 	$(BIN)/ruff format .
@@ -69,6 +95,11 @@ $(RUNS): pyproject.toml $(CONSTRAINTS) | $(BIN)/pip
 $(DEV): pyproject.toml $(CONSTRAINTS) | $(BIN)/pip
 	$(PIP) --editable '.[dev]'
 	touch $(RUNS) $@
+
+$(GPU_PACKAGES)/.installed: $(wildcard $(WHEELS)/*.whl)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-index --no-deps --upgrade \
+		--target $(GPU_PACKAGES) $(WHEELS)/*.whl
+	touch $@
 
 $(DOCS): pyproject.toml $(CONSTRAINTS) | $(BIN)/pip
 	$(PIP) --editable '.[docs]'

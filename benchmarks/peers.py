@@ -15,6 +15,7 @@ import math
 import os
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,49 +27,67 @@ STEPS, WARMUP, PEAK, FLOOR = 2000, 100, 1e-3, 1e-4
 EVALUATE_EVERY, EVALUATE_BATCHES = 250, 20
 
 
+class Shape(NamedTuple):
+    """How large a peer is."""
+
+    layers: int = LAYERS
+    width: int = WIDTH
+    heads: int = HEADS
+    block: int = BLOCK
+    dropout: float = 0.0
+
+
 class PlainBlock(nn.Module):
     """LayerNorm, attention, LayerNorm, GELU: GPT-2's block without biases."""
 
-    def __init__(self) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(WIDTH, bias=False)
-        self.qkv = nn.Linear(WIDTH, 3 * WIDTH, bias=False)
-        self.out = nn.Linear(WIDTH, WIDTH, bias=False)
-        self.norm2 = nn.LayerNorm(WIDTH, bias=False)
-        self.widen = nn.Linear(WIDTH, 4 * WIDTH, bias=False)
-        self.narrow = nn.Linear(4 * WIDTH, WIDTH, bias=False)
+        width = shape.width
+        self.heads, self.dropout = shape.heads, shape.dropout
+        self.norm1 = nn.LayerNorm(width, bias=False)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.norm2 = nn.LayerNorm(width, bias=False)
+        self.widen = nn.Linear(width, 4 * width, bias=False)
+        self.narrow = nn.Linear(4 * width, width, bias=False)
+        self.drop = nn.Dropout(shape.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
-        batch, length, _ = x.shape
-        parts = self.qkv(self.norm1(x)).split(WIDTH, dim=2)
+        batch, length, width = x.shape
+        parts = self.qkv(self.norm1(x)).split(width, dim=2)
         query, key, value = (
-            part.view(batch, length, HEADS, WIDTH // HEADS).transpose(1, 2) for part in parts
+            part.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
+            for part in parts
         )
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, WIDTH))
-        return x + self.narrow(F.gelu(self.widen(self.norm2(x))))
+        dropped = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=dropped)
+        x = x + self.drop(self.out(mixed.transpose(1, 2).reshape(batch, length, width)))
+        return x + self.drop(self.narrow(F.gelu(self.widen(self.norm2(x)))))
 
 
 class PlainGPT(nn.Module):
-    """Learned positions, four blocks, and a head that shares the embedding's weights."""
+    """Learned positions, some blocks, and a head that shares the embedding's weights."""
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int, shape: Shape | None = None) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(vocab_size, WIDTH)
-        self.positions = nn.Embedding(BLOCK, WIDTH)
-        self.blocks = nn.ModuleList(PlainBlock() for _ in range(LAYERS))
-        self.norm = nn.LayerNorm(WIDTH, bias=False)
-        self.head = nn.Linear(WIDTH, vocab_size, bias=False)
+        shape = shape or Shape()
+        self.tokens = nn.Embedding(vocab_size, shape.width)
+        self.positions = nn.Embedding(shape.block, shape.width)
+        self.blocks = nn.ModuleList(PlainBlock(shape) for _ in range(shape.layers))
+        self.norm = nn.LayerNorm(shape.width, bias=False)
+        self.head = nn.Linear(shape.width, vocab_size, bias=False)
+        self.drop = nn.Dropout(shape.dropout)
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 last = name.endswith(("out.weight", "narrow.weight"))
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * LAYERS) if last else 0.02)
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * shape.layers) if last else 0.02)
         self.tokens.weight = self.head.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map token ids (B, T) to logits (B, T, V)."""
-        x = self.tokens(tokens) + self.positions(torch.arange(tokens.size(1)))
+        places = torch.arange(tokens.size(1), device=tokens.device)
+        x = self.drop(self.tokens(tokens) + self.positions(places))
         for block in self.blocks:
             x = block(x)
         logits: Tensor = self.head(self.norm(x))
@@ -78,19 +97,20 @@ class PlainGPT(nn.Module):
 class TransformersGPT2(nn.Module):
     """Hugging Face's GPT-2, behind the same call."""
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int, shape: Shape | None = None) -> None:
         super().__init__()
         from transformers import GPT2Config, GPT2LMHeadModel
 
+        shape = shape or Shape()
         config = GPT2Config(
             vocab_size=vocab_size,
-            n_positions=BLOCK,
-            n_embd=WIDTH,
-            n_layer=LAYERS,
-            n_head=HEADS,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
+            n_positions=shape.block,
+            n_embd=shape.width,
+            n_layer=shape.layers,
+            n_head=shape.heads,
+            resid_pdrop=shape.dropout,
+            embd_pdrop=shape.dropout,
+            attn_pdrop=shape.dropout,
             use_cache=False,
         )
         self.inner = GPT2LMHeadModel(config)

@@ -209,6 +209,13 @@ class TrainingConfig(Settings, frozen=True, kw_only=True):
         Literal["auto", "on", "off"],
         setting("C kernels on a CPU, torch.compile elsewhere; auto uses them where that pays."),
     ] = "auto"
+    deterministic: Annotated[
+        Literal["on", "off"],
+        setting(
+            "On a GPU, on makes equal runs equal to the last bit, and a resumed one equal to one "
+            "that never stopped; it is slower. On a CPU they always are."
+        ),
+    ] = "off"
     threads: Annotated[
         int, setting("CPU threads for training; 0 chooses.", unit="threads", low=0, high=1024)
     ] = 0

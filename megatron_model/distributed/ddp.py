@@ -30,7 +30,7 @@ from megatron_model.distributed.team import Team
 from megatron_model.distributed.timer import WorkTimer
 from megatron_model.distributed.validation import ValidationRounds
 from megatron_model.planning.compile_choice import Choice, choose, is_ready
-from megatron_model.training.computation import Computation, Way, load_kernels
+from megatron_model.training.computation import Computation, Way, compile_layers, load_kernels
 from megatron_model.training.fused.step import FusedGradients, fused_loss
 from megatron_model.training.learner import Parts, describe, make_batches
 from megatron_model.training.loss import eager_loss
@@ -51,9 +51,8 @@ def ddp_learner(
     model = started_model(config, vocab_size, train).to(device)
     optimizer = build_optimizer(model, config.training)
     share = slice(team.rank, None, team.size)
-    rows = len(range(config.training.batch_size)[share])
     cost = common_cost(team, config, vocab_size, describe(device, dtype))
-    own = choose(config, cost, device=device.type, ready=is_ready, ranks=team.size)
+    own = choose(config, cost, device=device.type, ready=is_ready)
     timer = WorkTimer(device)
     rounds = ValidationRounds(
         team, model, validation, block_size=config.model.block_size, device=device
@@ -68,7 +67,6 @@ def ddp_learner(
         dtype=dtype,
         state=WholeModel(model, optimizer),
         batches=make_batches(config, vocab_size, train, device, share),
-        rows=rows,
         micro_batch=cost.micro_batch,
         choice=Choice(bool(team.broadcast_number(own.compiles)), own.why_not),
         computations=DDPComputations(model, optimizer, config, team, timer),
@@ -123,9 +121,9 @@ class DDPComputations:
         def part_of_many(last: bool) -> AbstractContextManager[object]:
             return contextlib.nullcontext() if last else parallel.no_sync()
 
-        computing: Any = torch.compile(parallel) if way == "torch.compile" else parallel
+        compile_layers(self._model, way == "torch.compile")
         step = averaged_step(
-            computing,
+            parallel,
             self._team,
             self._update,
             dtype=dtype,

@@ -35,7 +35,7 @@ from megatron_model.distributed.timer import WorkTimer
 from megatron_model.distributed.validation import ValidationRounds
 from megatron_model.model.classic import TransformerModel
 from megatron_model.model.factory import build_model
-from megatron_model.model.modern import LayerWeights, ModernTransformer, WholeTexts, run_layer
+from megatron_model.model.modern import Context, LayerWeights, ModernTransformer, run_layer
 from megatron_model.planning.compile_choice import Choice
 from megatron_model.training.computation import Computation, Way
 from megatron_model.training.learner import Parts, describe, make_batches
@@ -66,7 +66,6 @@ def fsdp_learner(
     else:
         optimizer = AdamW(model, config.training)
     share = slice(team.rank, None, team.size)
-    rows = len(range(config.training.batch_size)[share])
     cost = common_cost(team, config, vocab_size, describe(device, dtype))
     state = ShardedModel(
         model,
@@ -92,7 +91,6 @@ def fsdp_learner(
         dtype=dtype,
         state=state,
         batches=make_batches(config, vocab_size, train, device, share),
-        rows=rows,
         micro_batch=cost.micro_batch,
         choice=Choice(False, "a model divided among devices never is" if asked else ""),
         computations=FSDPComputations(state, config, team),
@@ -141,8 +139,8 @@ class Layer(nn.Module):
         x: Tensor,
         dtype: torch.dtype,
         heads: int,
-        context: WholeTexts,
-        drop: Callable[[Tensor], Tensor],
+        context: Context,
+        dropout: float,
     ) -> Tensor:
         """See `run_layer`; inside, the weights are whole."""
         weights = LayerWeights(
@@ -151,7 +149,7 @@ class Layer(nn.Module):
             self.attention_mix,
             self.feed_forward_mix,
         )
-        return run_layer(x, weights, heads, context, drop)
+        return run_layer(x, weights, heads, context, dropout)
 
 
 class LayeredTransformer(ModernTransformer):
@@ -177,10 +175,10 @@ class LayeredTransformer(ModernTransformer):
             delattr(model, name)
         return model
 
-    def run_layers(self, x: Tensor, dtype: torch.dtype, context: WholeTexts) -> Tensor:
+    def run_layers(self, x: Tensor, dtype: torch.dtype, context: Context) -> Tensor:
         """Map (B, T, C) to (B, T, C), a layer put together at a time."""
         for layer in self.layers:
-            x = layer(x, dtype, self.heads, context, self.drop)
+            x = layer(x, dtype, self.heads, context, self.dropped)
         return x
 
 

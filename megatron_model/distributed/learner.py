@@ -107,7 +107,7 @@ class TeamLearner(Learner):
                 return ""
             self.compiled = False
             why = why or "not in every process"
-        self._compute_eagerly()
+        self._compute_by_torch()
         return why
 
     def batch(self, number: int, scale: float) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,8 @@ Shapes: B sequences, T positions, C = embed_dim, H heads, V = vocab_size.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +65,16 @@ class Block(nn.Module):
         return out
 
 
+RunBlock: TypeAlias = Callable[[nn.Module, Tensor], Tensor]
+"""Computes one layer, or what a compiler makes of that."""
+
+
+def run_block(block: nn.Module, x: Tensor) -> Tensor:
+    """Compute one layer, (B, T, C) to (B, T, C)."""
+    out: Tensor = block(x)
+    return out
+
+
 class TransformerModel(nn.Module):
     """A decoder-only transformer over characters (Radford et al. 2019, GPT-2's arrangement)."""
 
@@ -87,6 +99,8 @@ class TransformerModel(nn.Module):
         self.blocks = nn.ModuleList(Block(embed_dim, heads, ff_dim, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(embed_dim)
         self.head = nn.Linear(embed_dim, vocab_size)
+        self.block: RunBlock = run_block
+        """What computes a layer in training; a compiled one may take its place."""
         self._initialise(layers)
 
     def _initialise(self, layers: int) -> None:
@@ -108,8 +122,9 @@ class TransformerModel(nn.Module):
             raise ValueError(f"{length} characters are more than the block size {self.block_size}.")
         positions = torch.arange(length, device=tokens.device)
         x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))
+        run = self.block if self.training else run_block
         for block in self.blocks:
-            x = block(x)
+            x = run(block, x)
         logits: Tensor = self.head(self.norm(x))
         return logits
 

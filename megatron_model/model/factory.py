@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from megatron_model.config.fields import ModelConfig
 from megatron_model.model.classic import TransformerModel
-from megatron_model.model.modern import ModernTransformer
+from megatron_model.model.modern import ModernTransformer, distance_bias
 
 
 def build_model(config: ModelConfig, vocab_size: int) -> TransformerModel | ModernTransformer:
@@ -19,3 +21,17 @@ def build_model(config: ModelConfig, vocab_size: int) -> TransformerModel | Mode
         ff_dim=config.ff_dim,
         dropout=config.dropout,
     )
+
+
+def empty_model(config: ModelConfig, vocab_size: int) -> TransformerModel | ModernTransformer:
+    """Build the model on the CPU without drawing its weights, which are to be loaded.
+
+    The global random generator is not touched: another thread may be training with it.
+    """
+    with torch.device("meta"):
+        model = build_model(config, vocab_size)
+    model.to_empty(device="cpu")
+    if isinstance(model, ModernTransformer):
+        # What is not among the weights is worked out again.
+        model.attention_bias = distance_bias(model.heads, model.attention_bias.size(1))
+    return model

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,16 @@ from megatron_model.model.size import MIXED_BEFORE
 LOGIT_CAP = 15.0
 KEPT_BIASES = 1 << 26
 """Numbers of the attention bias that are kept, 256 MiB; for longer texts it is computed anew."""
+
+HEAD_MULTIPLE = 64
+"""On CUDA the head has a multiple of so many rows: the kernels for others are far slower."""
+ONE_HOT_VOCABULARY = 512
+"""Up to so many characters the gradient of the embedding is a matrix product on CUDA."""
+
+FOLDED_DEPTH = 8
+"""Dimensions that a folded distance adds to queries and keys; kernels want a multiple of eight."""
+FOLDED_LENGTH = 1 << 16
+"""Positions that two bfloat16 numbers tell exactly."""
 
 
 class ModernTransformer(nn.Module):
@@ -62,6 +72,9 @@ class ModernTransformer(nn.Module):
         kept = min(block_size, math.isqrt(KEPT_BIASES // heads))
         self.register_buffer("attention_bias", distance_bias(heads, kept), persistent=False)
         self.attention_bias: Tensor
+        self.layer: RunLayer = run_layer
+        """What computes a layer in training; a compiled one may take its place."""
+        self._folded: dict[tuple[int, torch.dtype, torch.device], FoldedTexts] = {}
         self._initialise()
 
     def _initialise(self) -> None:
@@ -90,30 +103,41 @@ class ModernTransformer(nn.Module):
         autocast = torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if autocast else torch.float32
         with torch.autocast(kind, enabled=False):
-            x = F.embedding(tokens.clamp(max=self.vocab_size - 1), self.token_embedding)
+            x = _embed(tokens.clamp(max=self.vocab_size - 1), self.token_embedding)
             # The blank that token dropout puts in place of a character is all zeros.
             x = x * (tokens < self.vocab_size).unsqueeze(-1)
             # Spelling is mostly about pairs: this gives the first layer pairs at no cost.
             x = _normalise(x + self.previous_gate * _shift(x, 1))
-            x = self.run_layers(x, dtype, WholeTexts(self._bias(0, tokens.size(1))))
+            x = self.run_layers(x, dtype, self._whole_texts(tokens.size(1), dtype))
             return self._logits(x, dtype)
 
-    def run_layers(self, x: Tensor, dtype: torch.dtype, context: WholeTexts) -> Tensor:
+    def run_layers(self, x: Tensor, dtype: torch.dtype, context: Context) -> Tensor:
         """Map what the embedding made, (B, T, C), to what the head reads, (B, T, C)."""
-        attention, feed_forward = self.attention.to(dtype), self.feed_forward.to(dtype)
-        for number in range(attention.size(0)):
-            weights = LayerWeights(
-                attention[number],
-                feed_forward[number],
-                self.attention_mix[number],
-                self.feed_forward_mix[number],
-            )
-            x = run_layer(x, weights, self.heads, context, self.drop)
+        layer = self.layer if self.training else run_layer
+        for weights in self._layer_weights(dtype):
+            x = layer(x, weights, self.heads, context, self.dropped)
         return x
+
+    def _layer_weights(self, dtype: torch.dtype) -> Iterable[LayerWeights]:
+        """Return the weights of the layers, the matrices in `dtype`."""
+        # Taken apart at once: the gradient of a layer taken by its number is as large as them all.
+        stacks = (
+            self.attention.to(dtype),
+            self.feed_forward.to(dtype),
+            self.attention_mix,
+            self.feed_forward_mix,
+        )
+        return map(LayerWeights._make, zip(*(stack.unbind(0) for stack in stacks), strict=True))
 
     def _logits(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Map (..., C) to logits (..., V) in float32."""
-        logits = F.linear(_normalise(x).to(dtype), self.head.to(dtype)).float()
+        head = self.head.to(dtype)
+        missing = -self.vocab_size % HEAD_MULTIPLE
+        if missing and head.device.type == "cuda":
+            padded = F.pad(head, (0, 0, 0, missing))
+            logits = F.linear(_normalise(x).to(dtype), padded)[..., : self.vocab_size].float()
+        else:
+            logits = F.linear(_normalise(x).to(dtype), head).float()
         # A soft cap keeps single logits from running away (Gemma Team 2024, section 2).
         return LOGIT_CAP * torch.tanh(logits / LOGIT_CAP)
 
@@ -146,14 +170,8 @@ class ModernTransformer(nn.Module):
         x = F.embedding(tokens, self.token_embedding)
         x = _normalise(x + self.previous_gate * earlier)
         bias = self._bias(start, end)
-        for number in range(self.attention.size(0)):
-            weights = LayerWeights(
-                self.attention[number],
-                self.feed_forward[number],
-                self.attention_mix[number],
-                self.feed_forward_mix[number],
-            )
-            x = run_layer(x, weights, self.heads, CachedTexts(cache, number, bias), _keep)
+        for number, weights in enumerate(self._layer_weights(torch.float32)):
+            x = run_layer(x, weights, self.heads, CachedTexts(cache, number, bias), 0.0)
         cache.length = end
         return self._logits(x[:, -1], x.dtype)
 
@@ -164,9 +182,20 @@ class ModernTransformer(nn.Module):
             return kept[:, start:end, :end]
         return distance_bias(self.heads, end, start, device=kept.device)
 
-    def drop(self, x: Tensor) -> Tensor:
-        """Drop a share of what a layer adds, in training."""
-        return F.dropout(x, self.dropout) if self.dropout and self.training else x
+    def _whole_texts(self, length: int, dtype: torch.dtype) -> Context:
+        """Return what the positions of texts of `length` characters see."""
+        device = self.token_embedding.device
+        if device.type != "cuda" or length > FOLDED_LENGTH:
+            return WholeTexts(self._bias(0, length))
+        key = (length, dtype, device)
+        if key not in self._folded:
+            self._folded[key] = FoldedTexts(*folded_distance(self.heads, length, dtype, device))
+        return self._folded[key]
+
+    @property
+    def dropped(self) -> float:
+        """Share of what a layer adds that is dropped: in training alone."""
+        return self.dropout if self.training else 0.0
 
 
 class LayerWeights(NamedTuple):
@@ -199,9 +228,11 @@ def run_layer(
     weights: LayerWeights,
     heads: int,
     context: Context,
-    drop: Callable[[Tensor], Tensor],
+    dropout: float,
 ) -> Tensor:
     """One layer of the modern architecture, (B, T, C) to (B, T, C).
+
+    Of what each half adds a share of `dropout` is dropped.
 
     The only place in Python that says what a layer is: training, cached decoding and training
     divided among devices differ in `context` and in where the weights come from. `run_layer` of
@@ -211,9 +242,17 @@ def run_layer(
     """
     dtype = weights.attention.dtype
     h = _mix(_normalise(x), weights.attention_mix, context, 0).to(dtype)
-    x = x + drop(_attention(h, weights.attention, heads, context))
+    x = x + _drop(_attention(h, weights.attention, heads, context), dropout)
     h = _mix(_normalise(x), weights.feed_forward_mix, context, 1).to(dtype)
-    return x + drop(_feed_forward(h, weights.feed_forward))
+    return x + _drop(_feed_forward(h, weights.feed_forward), dropout)
+
+
+RunLayer: TypeAlias = Callable[[Tensor, LayerWeights, int, Context, float], Tensor]
+"""What `run_layer` is, or what a compiler makes of it."""
+
+
+def _drop(x: Tensor, share: float) -> Tensor:
+    return F.dropout(x, share) if share else x
 
 
 def _mix(x: Tensor, weights: Tensor, context: Context, half: int) -> Tensor:
@@ -263,10 +302,79 @@ class WholeTexts:
         if query.device.type == "cpu":
             mixed = _bounded_attention(query, key, value, self._bias)
         else:
-            mixed = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=self._bias.to(query.dtype), scale=1.0
-            )
+            bias = self._bias.to(query.dtype)[None]  # fast kernels want all four dimensions
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
         return mixed.transpose(1, 2).flatten(2)
+
+
+class FoldedTexts(WholeTexts):
+    """Texts that are read at once, the cost of distance folded into queries and keys.
+
+    A penalty of ``m (i - j)`` is a constant of the row i, which a softmax does not see, and
+    ``m j``: the product of one more dimension of the query, m, with one of the key, j. So no mask
+    has to be read, half of the scores are never computed, and every fused kernel will do.
+
+    Args:
+        costs: what the queries of each head get in addition, (H, `FOLDED_DEPTH`).
+        places: what the keys get, (T, `FOLDED_DEPTH`).
+    """
+
+    def __init__(self, costs: Tensor, places: Tensor) -> None:
+        self._costs = costs
+        self._places = places
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See `Context`."""
+        batch, heads, length, depth = query.shape
+        shape = (batch, heads, length, FOLDED_DEPTH)
+        query = torch.cat([query, self._costs[None, :, None].expand(shape)], dim=-1)
+        key = torch.cat([key, self._places[None, None].expand(shape)], dim=-1)
+        padded = _wants_equal_depths(query)
+        if padded:
+            value = F.pad(value, (0, FOLDED_DEPTH))
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0)
+        return mixed[..., :depth].transpose(1, 2).flatten(2)
+
+
+def folded_distance(
+    heads: int, length: int, dtype: torch.dtype, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the costs (H, `FOLDED_DEPTH`) and places (T, `FOLDED_DEPTH`) of `FoldedTexts`.
+
+    A cost is the sum of two numbers of `dtype` and a place of two more, so that bfloat16 loses
+    none of either.
+
+    Args:
+        heads: of the model.
+        length: T, at most `FOLDED_LENGTH`.
+        dtype: of queries and keys.
+        device: where they are.
+    """
+    cost = distance_costs(heads).to(device)
+    coarse = cost.to(dtype)
+    fine = (cost - coarse.float()).to(dtype)
+    place = torch.arange(length, device=device)
+    far, near = (place // 256 * 256).to(dtype), (place % 256).to(dtype)
+    unused = FOLDED_DEPTH - 4
+    costs = F.pad(torch.stack([coarse, coarse, fine, fine], dim=-1), (0, unused))
+    places = F.pad(torch.stack([far, near, far, near], dim=-1), (0, unused))
+    return costs, places
+
+
+def _wants_equal_depths(query: Tensor) -> bool:
+    """Whether the fastest kernel here takes values only as deep as the queries.
+
+    cuDNN's, which from Hopper on is the fastest, does not; flash attention does, and serves on
+    older cards, and where every run has to be equal to the last bit.
+    """
+    if query.device.type != "cuda" or query.dtype == torch.float32:
+        return False
+    return torch.are_deterministic_algorithms_enabled() or not has_cudnn_attention(query.device)
+
+
+def has_cudnn_attention(device: torch.device) -> bool:
+    """Whether cuDNN's attention is the fastest on this card."""
+    return torch.cuda.get_device_capability(device)[0] >= 9 and torch.version.hip is None
 
 
 class CachedTexts:
@@ -336,8 +444,33 @@ def _shift(x: Tensor, by: int) -> Tensor:
     return F.pad(x, (0, 0, by, 0))[:, : x.size(1)]
 
 
-def _keep(x: Tensor) -> Tensor:
-    return x
+class _OneHotEmbedding(torch.autograd.Function):
+    """An embedding whose gradient is a matrix product.
+
+    torch's own on CUDA adds up by atomic operations, in any order: two equal runs differ.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, table: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens)
+        ctx.rows = table.size(0)
+        return F.embedding(tokens, table)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        (tokens,) = ctx.saved_tensors
+        gradient = gradients[0].flatten(0, -2)
+        rows = torch.arange(ctx.rows, device=tokens.device)
+        found = (rows[:, None] == tokens.flatten()[None]).to(gradient.dtype)  # (V, B T)
+        return None, found @ gradient
+
+
+def _embed(tokens: Tensor, table: Tensor) -> Tensor:
+    """Look up the rows (..., C) of tokens in a table (V, C)."""
+    if tokens.device.type == "cuda" and table.size(0) <= ONE_HOT_VOCABULARY:
+        embedded: Tensor = _OneHotEmbedding.apply(tokens, table)  # type: ignore[no-untyped-call]
+        return embedded
+    return F.embedding(tokens, table)
 
 
 def _normalise(x: Tensor) -> Tensor:

@@ -19,8 +19,10 @@ from megatron_model.util.c_library import CLibrary
 
 COMPILE_FROM_SECONDS = 3.0
 """Time budget of a run on a CPU from which compiling its kernels is earned back."""
-COMPILE_FROM_STEPS = 500
-"""Steps of a run on an accelerator from which compiling its model is earned back."""
+COMPILE_IN_ACCELERATOR_SECONDS = 20.0
+"""What is left of a time budget at least, where compiling for an accelerator was asked for."""
+COMPILE_FROM_ACCELERATOR_SECONDS = 60.0
+"""Length of a run on an accelerator from which compiling its layers is earned back."""
 
 STEP_LIBRARY = CLibrary(
     "kernels",
@@ -45,7 +47,6 @@ def choose(
     *,
     device: str,
     ready: Callable[[], bool],
-    ranks: int = 1,
 ) -> Choice:
     """Decide whether the steps of a run are compiled: as asked, or where it is earned back.
 
@@ -54,20 +55,18 @@ def choose(
         cost: what the run costs each of its processes (see `cost_of_each`).
         device: ``cpu``, ``cuda`` or ``mps``.
         ready: whether the kernels were compiled already.
-        ranks: how many processes train together.
     """
     training = config.training
     if training.compile == "off":
         return Choice(False)
     asked = training.compile == "on"
     if device != "cpu":
-        wanted = asked or training.steps >= COMPILE_FROM_STEPS
+        wanted = asked or (cost.seconds or math.inf) >= COMPILE_FROM_ACCELERATOR_SECONDS
     else:
         wanted = asked or can_be_compiled(config)
     if not wanted:
         return Choice(False)
-    whole = cost.micro_batch >= math.ceil(training.batch_size / ranks)
-    why = obstacle(config, device=device, whole=whole, ready=ready)
+    why = obstacle(config, device=device, ready=ready)
     return Choice(not why, why)
 
 
@@ -75,7 +74,6 @@ def obstacle(
     config: RunConfig,
     *,
     device: str,
-    whole: bool,
     ready: Callable[[], bool],
     seconds_left: float | None = None,
 ) -> str:
@@ -84,18 +82,18 @@ def obstacle(
     Args:
         config: what was asked.
         device: ``cpu``, ``cuda`` or ``mps``.
-        whole: whether a process works on all of its sequences at once.
         ready: whether the kernels were compiled already.
         seconds_left: of the time budget; None takes all of it.
     """
+    left = seconds_left if seconds_left is not None else config.training.max_seconds or math.inf
+    least = COMPILE_FROM_SECONDS if device == "cpu" else COMPILE_IN_ACCELERATOR_SECONDS
     if device != "cpu":
-        return "" if whole else "the batch does not fit at once and is processed in parts"
+        return "" if left >= least else f"{left:.0f} s are too short a time to compile in"
     if not can_be_compiled(config):
         return "on a CPU that is for the modern architecture"
     if ready():
         return ""
-    left = seconds_left if seconds_left is not None else config.training.max_seconds or math.inf
-    if left < COMPILE_FROM_SECONDS:
+    if left < least:
         return f"{left:.0f} s are too short a time to compile in"
     return STEP_LIBRARY.obstacle()
 
@@ -151,4 +149,4 @@ def choose_beforehand(config: RunConfig, vocabulary_size: int, device: DeviceInf
         return Choice(False)
     ranks = config.training.devices
     cost = cost_of_each(config, vocabulary_size, device, ranks=ranks, here=ranks)
-    return choose(config, cost, device=device.kind, ready=is_ready, ranks=ranks)
+    return choose(config, cost, device=device.kind, ready=is_ready)

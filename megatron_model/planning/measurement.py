@@ -23,6 +23,7 @@ COSTLY = (
     "training.device",
     "training.precision",
     "training.compile",
+    "training.deterministic",
     "training.threads",
 )
 """Settings that a step's cost depends on; a change of another leaves a measurement standing."""

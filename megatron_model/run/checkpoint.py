@@ -25,7 +25,7 @@ from megatron_model.config.fields import RunConfig, SamplingConfig, recorded_con
 from megatron_model.data.tokenizer import CharTokenizer
 from megatron_model.device import choose_device
 from megatron_model.inference.sampler import generate_stream
-from megatron_model.model.factory import build_model
+from megatron_model.model.factory import build_model, empty_model
 from megatron_model.model.size import count_parameters
 from megatron_model.run.folder import MODEL_FILE, TRAINING_FILE
 from megatron_model.training.state import Scalars, TrainingState
@@ -53,7 +53,7 @@ class ModelState:
 
     def load(self, device: torch.device) -> LoadedModel:
         """Build the model on `device`, ready to write."""
-        model = build_model(self.config.model, self.tokenizer.vocab_size)
+        model = empty_model(self.config.model, self.tokenizer.vocab_size)
         model.load_state_dict(self.weights)
         # It is not trained: see `inference.precision`.
         model.to(device).eval().requires_grad_(False)

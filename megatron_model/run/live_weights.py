@@ -28,8 +28,10 @@ class LiveWeights:
     """How long training waited for the copy."""
 
     def load(self) -> LoadedModel:
-        """Build the model on the device of the run, ready to write."""
-        return self.model.load(self.device)
+        """Build the model, ready to write: on the CPU, as the device has the run to train."""
+        import torch
+
+        return self.model.load(torch.device("cpu"))
 
 
 class WeightsRequest:

@@ -6,6 +6,7 @@ The trainer says when; nothing here knows of schedules, reports or files.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -25,19 +26,27 @@ from megatron_model.device import (
     measure_matrix_rate,
 )
 from megatron_model.events.schema import Event, Notice, PhaseChanged, RankMeasured, WorkProgress
+from megatron_model.model.factory import empty_model
 from megatron_model.planning.compile_choice import Choice, choose, cost_of_each, is_ready, obstacle
 from megatron_model.training.computation import Computations, LocalComputations, Way
 from megatron_model.training.fused.library import build_library
-from megatron_model.training.loss import BlockLoss, eager_loss, evaluate_steps
+from megatron_model.training.graph_step import GraphStep
+from megatron_model.training.loss import (
+    BlockLoss,
+    characters_at_once,
+    eager_loss,
+    evaluate_steps,
+)
 from megatron_model.training.model_store import ModelStore, Named, WholeModel
 from megatron_model.training.nonfinite import is_out_of_memory
 from megatron_model.training.optimizer import build_optimizer
+from megatron_model.training.pace import Pace
 from megatron_model.training.start import started_model
 from megatron_model.training.state import HowComputed
 from megatron_model.training.step import Step
 from megatron_model.util.c_library import LIMIT_SECONDS
 from megatron_model.util.library_store import place
-from megatron_model.util.text import safe
+from megatron_model.util.text import plural, safe
 
 COMPILING_SHARE = 0.5
 """Of what is left of a time budget, the part that compiling may take: the rest is for steps."""
@@ -55,8 +64,6 @@ class Parts:
     dtype: torch.dtype
     state: ModelStore
     batches: Batches
-    rows: int
-    """Sequences of a step that are worked on here."""
     micro_batch: int
     """Sequences computed at a time."""
     choice: Choice
@@ -65,6 +72,8 @@ class Parts:
     validate: Validate
     ranks: int = 1
     """Processes that train together."""
+    records: bool = False
+    """Whether steps are recorded once and then repeated: on a card, by one process."""
 
 
 class Learner:
@@ -83,9 +92,13 @@ class Learner:
         """Not yet reported."""
         self._step: Step | None = None
         self._block_loss = eager_loss(self.model, self.dtype)
+        self._records = parts.records
         self._untried = False
-        """Whether a compiler is still to do its work, in the first step."""
+        """Whether what is compiled or recorded in the first step is still to be."""
         self._notices: list[str] = []
+        self._pace = Pace() if self.device.type == "cuda" else None
+        self._on_host: nn.Module | None = None
+        """A copy to write with, while a device is busy training."""
 
     @property
     def model(self) -> nn.Module:
@@ -109,7 +122,27 @@ class Learner:
             yield self._did_not_compile(step, why)
         if self.compiled:
             yield PhaseChanged(step=step, phase="compiling")
-        self._compute_eagerly()
+        self._compute_by_torch()
+        yield from self._record_ahead(step)
+
+    def _record_ahead(self, step: int) -> Generator[Event, None, None]:
+        """Compile and record before the first step, where steps are recorded."""
+        while isinstance(self._step, GraphStep) and self._untried:
+            no_room = False
+            try:
+                self._step.prepare(*self._parts.batches.get(step))
+                self._untried = False
+            except Exception as error:  # a compiler, and what it starts, may fail in any way
+                no_room = is_out_of_memory(error) and self.can_halve_micro_batch()
+                if not no_room:
+                    if is_out_of_memory(error):
+                        raise
+                    self._fall_back(error)
+            if no_room:  # outside: what the error holds on to is free by now
+                self.halve_micro_batch()
+                yield Notice(step=step, text=self.parts_notice())
+            for text in self.take_notices():
+                yield Notice(step=step, text=text)
 
     @property
     def _compiles_ahead(self) -> bool:
@@ -123,7 +156,6 @@ class Learner:
             self._why_uncompiled = obstacle(
                 self.config,
                 device=self.device.type,
-                whole=self.micro_batch >= self._parts.rows,
                 ready=is_ready,
                 seconds_left=seconds_left,
             )
@@ -160,16 +192,18 @@ class Learner:
             return safe(str(error), one_line=True)
         return ""
 
-    def _compute_eagerly(self) -> None:
-        """Compute with torch's operations from now on, compiled in the first step if at all."""
-        compiled = self.compiled and self.device.type != "cpu"
-        self._compute("torch.compile" if compiled else "eager")
+    def _compute_by_torch(self) -> None:
+        """Compute with torch's operations from now on, compiled and recorded when first used."""
+        if self.compiled and self.device.type != "cpu":
+            self._compute("torch.compile")
+        else:
+            self._compute("recorded" if self._records else "eager")
 
     def _compute(self, way: Way) -> None:
         self._step, self._block_loss = self._parts.computations.make(
             way, dtype=self.dtype, micro_batch=self.micro_batch
         )
-        self._untried = way == "torch.compile"
+        self._untried = way in ("torch.compile", "recorded")
 
     def change(self, config: RunConfig) -> None:
         """Go on with other rates from the next step on."""
@@ -191,26 +225,37 @@ class Learner:
         Nothing here waits for the device.
         """
         assert self._step is not None
-        if not self._untried:
-            return self._step(number, scale, inputs, targets)
-        try:
+        if self._pace is not None:
+            self._pace.wait()
+        while self._untried:
+            try:
+                taken = self._step(number, scale, inputs, targets)
+            except Exception as error:  # a compiler, and what it starts, may fail in any way
+                if is_out_of_memory(error):
+                    raise
+                self._fall_back(error)
+            else:
+                self._untried = False
+                break
+        else:
             taken = self._step(number, scale, inputs, targets)
-        except Exception as error:  # a compiler, and what it starts, may fail in any way
-            if is_out_of_memory(error):
-                raise
-            self._go_on_uncompiled(error)
-            return self._step(number, scale, inputs, targets)
-        self._untried = False
+        if self._pace is not None:
+            self._pace.mark()
         return taken
 
-    def _go_on_uncompiled(self, error: Exception) -> None:
-        """Give up compiling; nothing of the step has happened, as the weights change last."""
+    def _fall_back(self, error: Exception) -> None:
+        """Give up compiling, or else recording; the weights have not changed, they do so last."""
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        self._notices.append(self._did_not_compile(0, safe(reason, one_line=True)).text)
+        why = safe(reason, one_line=True)
         for parameter in self.model.parameters():
             parameter.grad = None
-        self.compiled = False
-        self._compute_eagerly()
+        if self.compiled:
+            self._notices.append(self._did_not_compile(0, why).text)
+            self.compiled = False
+        else:
+            self._notices.append(f"steps cannot be recorded here ({why}); training is slower")
+            self._records = False
+        self._compute_by_torch()
 
     def take_notices(self) -> list[str]:
         """Return the notices about the last step, once."""
@@ -225,19 +270,40 @@ class Learner:
         """Compute the batch in smaller parts from now on; nothing of the step has happened."""
         for parameter in self.model.parameters():
             parameter.grad = None
+        self._step = None  # what it recorded holds memory
+        self.micro_batch = math.ceil(self.micro_batch / 2)
+        if self.device.type == "cpu":
+            self.compiled = False
+        self._compute_by_torch()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.micro_batch = math.ceil(self.micro_batch / 2)
-        self.compiled = False
-        self._compute_eagerly()
+
+    def parts_notice(self) -> str:
+        """Say that the batch is computed in parts, because memory was out."""
+        return (
+            f"out of memory: the batch of {self.config.training.batch_size} is computed "
+            f"{plural(self.micro_batch, 'sequence')} at a time from now on"
+        )
 
     def validate(self) -> Generator[float, None, float]:
         """Yield the share done, return the mean loss over the whole validation split."""
         return self._parts.validate(self._block_loss)
 
     def inference_model(self) -> nn.Module:
-        """Return the model as it is now, whole, to write with."""
-        return self._state.inference_model()
+        """Return the model as it is now, whole, to write with.
+
+        Of a model on an accelerator a copy on the CPU: character by character that is faster, and
+        does not wait behind the steps.
+        """
+        model = self._state.inference_model()
+        if self.device.type == "cpu":
+            return model
+        if self._on_host is None:
+            vocab_size = int(model.vocab_size)  # type: ignore[arg-type]
+            self._on_host = empty_model(self.config.model, vocab_size)
+            self._on_host.eval().requires_grad_(False)
+        self._on_host.load_state_dict(model.state_dict())
+        return self._on_host
 
     def weights(self) -> Named:
         """Return the model's weights by name."""
@@ -286,7 +352,12 @@ class Learner:
 
 
 def build_learner(
-    config: RunConfig, vocab_size: int, train: TokenArray, validation: TokenArray
+    config: RunConfig,
+    vocab_size: int,
+    train: TokenArray,
+    validation: TokenArray,
+    *,
+    planned: RunConfig | None = None,
 ) -> Learner:
     """Return a learner that works alone.
 
@@ -294,12 +365,18 @@ def build_learner(
         config: what was asked.
         vocab_size: different characters.
         train, validation: the token arrays of the two splits.
+        planned: the run whose way of computing is to be measured, where `config` is a part of it.
     """
     device = choose_device(config.training.device)
+    if device.type == "cuda":
+        set_determinism(config.training.deterministic == "on")
     dtype = choose_precision(config.training.precision, device)
     model = started_model(config, vocab_size, train).to(device)
     optimizer = build_optimizer(model, config.training)
-    cost = cost_of_each(config, vocab_size, describe(device, dtype), ranks=1, here=1)
+    about = describe(device, dtype)
+    cost = cost_of_each(config, vocab_size, about, ranks=1, here=1)
+
+    at_once = characters_at_once(device, cost.micro_batch * config.sequence_length)
 
     def validate(block_loss: BlockLoss) -> Generator[float, None, float]:
         return evaluate_steps(
@@ -308,7 +385,11 @@ def build_learner(
             block_size=config.model.block_size,
             device=device,
             block_loss=block_loss,
+            at_once=at_once,
         )
+
+    if planned is not None:
+        cost = cost_of_each(planned, vocab_size, about, ranks=1, here=1)
 
     return Learner(
         Parts(
@@ -317,13 +398,25 @@ def build_learner(
             dtype=dtype,
             state=WholeModel(model, optimizer),
             batches=make_batches(config, vocab_size, train, device),
-            rows=config.training.batch_size,
             micro_batch=cost.micro_batch,
-            choice=choose(config, cost, device=device.type, ready=is_ready),
+            choice=choose(planned or config, cost, device=device.type, ready=is_ready),
             computations=LocalComputations(model, optimizer, config),
             validate=validate,
+            records=device.type == "cuda",
         )
     )
+
+
+def set_determinism(wanted: bool) -> None:
+    """Have a card compute the same twice to the last bit, or not: slower, as fewer kernels serve.
+
+    For the whole process, and before its first product on a card.
+    """
+    if wanted:
+        # Asked for by cuBLAS, which otherwise chooses by what other streams do.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def describe(device: torch.device, dtype: torch.dtype) -> DeviceInfo:

@@ -15,7 +15,9 @@ from megatron_model.data.batches import TokenArray
 from megatron_model.data.token_cache import check_whole
 
 CHARACTERS_AT_ONCE = 4096
-"""Characters that are evaluated together."""
+"""Characters that are evaluated together on a CPU, whose caches they should not outgrow."""
+MOST_AT_ONCE = 65536
+"""Characters that are evaluated together on an accelerator, if a step has so many."""
 
 BlockLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """From inputs (B, T) and targets (B, T) to the sum of their losses in nats."""
@@ -31,9 +33,21 @@ def bits_per_character(loss: float) -> float:
     return loss / math.log(2)
 
 
-def rows_at_once(block_size: int) -> int:
-    """Return how many blocks are evaluated together."""
-    return max(1, CHARACTERS_AT_ONCE // block_size)
+def rows_at_once(block_size: int, characters: int = CHARACTERS_AT_ONCE) -> int:
+    """Return how many blocks are evaluated together, of so many characters in all."""
+    return max(1, characters // block_size)
+
+
+def characters_at_once(device: torch.device, in_step: int) -> int:
+    """Return how many characters are evaluated together.
+
+    Args:
+        device: what evaluates them.
+        in_step: characters that a step works on at once, for which there is memory.
+    """
+    if device.type == "cpu":
+        return CHARACTERS_AT_ONCE
+    return max(CHARACTERS_AT_ONCE, min(MOST_AT_ONCE, in_step))
 
 
 def eager_loss(model: nn.Module, dtype: torch.dtype) -> BlockLoss:
@@ -57,6 +71,7 @@ def evaluate_steps(
     block_size: int,
     device: torch.device,
     block_loss: BlockLoss,
+    at_once: int = CHARACTERS_AT_ONCE,
 ) -> Generator[float, None, float]:
     """Walk `tokens` in contiguous blocks; yield the share done, return the mean loss in nats.
 
@@ -70,13 +85,14 @@ def evaluate_steps(
         block_size: the model's.
         device: the model's.
         block_loss: how the loss of a few blocks is computed.
+        at_once: characters that are evaluated together.
     """
     predicted = len(tokens) - 1
     was_training = model.training
     model.eval()
     total = 0.0
     try:
-        for piece in pieces(predicted, block_size):
+        for piece in pieces(predicted, block_size, at_once):
             total += piece_loss(tokens, piece, device=device, block_loss=block_loss)
             yield piece.end / predicted
     finally:
@@ -93,9 +109,9 @@ class Piece(NamedTuple):
     """Characters of each of the blocks."""
 
 
-def pieces(predicted: int, block_size: int) -> Iterator[Piece]:
+def pieces(predicted: int, block_size: int, at_once: int = CHARACTERS_AT_ONCE) -> Iterator[Piece]:
     """Cut the `predicted` characters of a split into what is evaluated together, in order."""
-    rows = rows_at_once(block_size)
+    rows = rows_at_once(block_size, at_once)
     start = 0
     while start < predicted:
         count = min(rows, (predicted - start) // block_size)
@@ -113,7 +129,7 @@ def piece_loss(
     chunk = np.array(tokens[piece.start : piece.end + 1]).astype(np.int64)
     inputs = torch.from_numpy(chunk[:-1].reshape(-1, piece.length)).to(device)
     targets = torch.from_numpy(chunk[1:].reshape(-1, piece.length)).to(device)
-    return float(block_loss(inputs, targets).double())
+    return float(block_loss(inputs, targets))
 
 
 def evaluate_loss(

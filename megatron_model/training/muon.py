@@ -115,6 +115,13 @@ def iteration_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype
     return asked
 
 
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Send a small tensor of the host to a device; nothing waits for it."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def orthogonalise(
     matrices: Tensor, *, iterations: int = ITERATIONS, dtype: torch.dtype = torch.bfloat16
 ) -> Tensor:
@@ -152,27 +159,42 @@ class MuonOptimizer:
         """How the work of `orthogonalise` is shared, where several processes train together."""
         self._model = model
         self._state = initial_state(dict(model.named_parameters()))
+        self._device = next(model.parameters()).device
+        self._rates = torch.zeros(RATES, device=self._device)
 
-    @torch.no_grad()
     def step(self, step: int, scale: float, finite: Tensor | None = None) -> None:
         """Do update number `step` with `scale` times the peak rates, and drop the gradients.
 
         Where `finite` is false nothing changes.
         """
+        self.set_rates(step, scale)
+        self.apply(finite)
+
+    def set_rates(self, step: int, scale: float) -> None:
+        """Put the rates of update number `step` where `apply` reads them."""
+        self._rates.copy_(on_device(rates_at(self.config, step, scale), self._device))
+
+    @torch.no_grad()
+    def apply(self, finite: Tensor | None = None) -> None:
+        """Do an update with the rates that are set, and drop the gradients.
+
+        Where `finite` is false nothing changes. On an accelerator this is a fixed sequence of
+        operations on the same tensors, which can be recorded.
+        """
         parameters = dict(self._model.named_parameters())
         gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
-        rates = rates_at(self.config, step, scale)
-        if finite is None or finite.device.type != "cpu" or bool(finite):
+        decided_here = finite is None or finite.device.type == "cpu"
+        if not decided_here or finite is None or bool(finite):
             new, state = update(
                 parameters,
                 gradients,
                 self._state,
-                rates,
+                self._rates,
                 self.config.weight_decay,
-                dtype=iteration_dtype(self.config, next(iter(parameters.values())).device),
+                dtype=iteration_dtype(self.config, self._device),
                 orthogonal=self.orthogonal,
             )
-            if finite is not None and finite.device.type != "cpu":
+            if not decided_here and finite is not None:
                 # Decided on the device, for which the host does not wait.
                 new = {k: torch.where(finite, v, parameters[k]) for k, v in new.items()}
                 state = {k: torch.where(finite, v, self._state[k]) for k, v in state.items()}
@@ -185,7 +207,11 @@ class MuonOptimizer:
         """Take over the result of an update, the parameters in place."""
         for name, parameter in self._model.named_parameters():
             parameter.copy_(parameters[name])
-        self._state = state
+        if self._device.type == "cpu":
+            self._state = state
+            return
+        for name, value in self._state.items():
+            value.copy_(state[name])
 
     def state_tensors(self) -> Named:
         """Return every tensor of the state as ``<kind>/<parameter name>``."""

@@ -72,9 +72,16 @@ def are_finite(loss: Tensor, norm: Tensor) -> Tensor:
     return (loss + norm).isfinite()
 
 
+_OUT_OF_MEMORY = (
+    "can't allocate memory",  # torch on a CPU
+    "out of memory",  # CUDA and Triton, where torch's allocator was not asked
+    "_STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN and their like
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is how torch says that there is no memory left."""
-    # On the CPU it is reported as any other RuntimeError.
+    """Whether this is how torch, or a library under it, says that there is no memory left."""
+    # Most of them report it as any other RuntimeError.
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from megatron_model.config.fields import TrainingConfig
 from megatron_model.torch_private.skipped_step import step_unless
-from megatron_model.training.muon import MuonOptimizer
+from megatron_model.training.muon import MuonOptimizer, on_device
 
 
 def learning_rate_scale(config: TrainingConfig, step: int, progress: float) -> float:
@@ -49,7 +49,17 @@ class Optimizer(Protocol):
         """Take over a state made by `state_tensors` of the same model and configuration."""
 
 
-def build_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
+class LocalOptimizer(Optimizer, Protocol):
+    """An optimizer of one process, whose `step` has two halves."""
+
+    def set_rates(self, step: int, scale: float) -> None:
+        """Put the rates of update number `step` where `apply` reads them."""
+
+    def apply(self, finite: Tensor | None = None) -> None:
+        """Do an update with the rates that are set; on an accelerator this can be recorded."""
+
+
+def build_optimizer(model: nn.Module, config: TrainingConfig) -> LocalOptimizer:
     """Return the optimizer that `config` names, for this model's parameters."""
     return MuonOptimizer(model, config) if config.optimizer == "muon" else AdamW(model, config)
 
@@ -67,15 +77,33 @@ class AdamW:
             },
             {"params": [p for p in self._names if p.dim() < 2], "weight_decay": 0.0},
         ]
-        fused = all(p.device.type in ("cpu", "cuda") for p in self._names)
+        self._device = next(model.parameters()).device
+        on_card = self._device.type == "cuda"
+        rate: float | Tensor = config.learning_rate
         self._inner = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=config.learning_rate, fused=fused
+            [group for group in groups if group["params"]],
+            # In the card's memory, where a recorded update reads it anew each time.
+            lr=torch.tensor(rate, device=self._device) if on_card else rate,
+            fused=self._device.type in ("cpu", "cuda"),
+            capturable=on_card,
         )
 
     def step(self, step: int, scale: float, finite: Tensor | None = None) -> None:
         """Do one update with `scale` times the peak rate, and drop the gradients."""
+        self.set_rates(step, scale)
+        self.apply(finite)
+
+    def set_rates(self, step: int, scale: float) -> None:
+        """See `LocalOptimizer`."""
+        rate = self.config.learning_rate * scale
         for group in self._inner.param_groups:
-            group["lr"] = self.config.learning_rate * scale
+            if isinstance(group["lr"], Tensor):
+                group["lr"].copy_(on_device(torch.tensor(rate), self._device))
+            else:
+                group["lr"] = rate
+
+    def apply(self, finite: Tensor | None = None) -> None:
+        """See `LocalOptimizer`."""
         if finite is not None and finite.device.type == "cuda":
             step_unless(self._inner, ~finite)
         elif finite is None or bool(finite):

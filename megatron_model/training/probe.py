@@ -27,6 +27,8 @@ from megatron_model.util.python_child import start_python
 from megatron_model.util.text import safe
 
 if TYPE_CHECKING:
+    import torch
+
     from megatron_model.training.trainer import Trainer
 
 TIMED_SECONDS = 1.0
@@ -143,7 +145,7 @@ def _prepare(config: RunConfig) -> _MemoryMeter:
 
     keep_freed_memory()
     torch.set_num_threads(config.training.threads or available_cores())
-    return _MemoryMeter(choose_device(config.training.device).type)
+    return _MemoryMeter(choose_device(config.training.device))
 
 
 def _take_steps(config: RunConfig, vocabulary_size: int, memory: _MemoryMeter) -> Measurement:
@@ -182,8 +184,10 @@ def _build(config: RunConfig, vocabulary_size: int) -> Trainer:
     import numpy as np
 
     from megatron_model.data.tokenizer import CharTokenizer
+    from megatron_model.training.learner import build_learner
     from megatron_model.training.trainer import Trainer
 
+    planned = config
     config = with_settings(
         config,
         {
@@ -200,16 +204,20 @@ def _build(config: RunConfig, vocabulary_size: int) -> Trainer:
     length = 4 * config.model.block_size + 2 * config.training.batch_size * config.sequence_length
     dtype = np.uint8 if vocabulary_size <= 256 else np.uint32
     tokens = np.random.default_rng(0).integers(0, vocabulary_size, length).astype(dtype)
-    return Trainer(config, CharTokenizer.from_vocabulary(vocabulary), tokens, tokens)
+    # The way of a run of that length is measured, not that of one as short as this.
+    learner = build_learner(config, vocabulary_size, tokens, tokens, planned=planned)
+    tokenizer = CharTokenizer.from_vocabulary(vocabulary)
+    return Trainer(config, tokenizer, tokens, tokens, learner=learner)
 
 
 class _MemoryMeter:
     """The memory that training adds to this process on a device, from here on."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, device: torch.device) -> None:
         import psutil
 
-        self._kind = kind
+        self._device = device
+        self._kind = device.type
         self._before = psutil.Process().memory_info().rss
 
     def begin(self) -> None:
@@ -218,7 +226,7 @@ class _MemoryMeter:
             import torch
 
             torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.reset_peak_memory_stats(self._device)
         with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
             file.write("5")  # Linux: the peak of the process begins anew
 
@@ -227,7 +235,7 @@ class _MemoryMeter:
         import torch
 
         if self._kind == "cuda":
-            return int(torch.cuda.max_memory_reserved())
+            return int(torch.cuda.max_memory_reserved(self._device))
         if self._kind == "mps":
             return int(torch.mps.driver_allocated_memory())
         return max(0, _peak_resident() - int(self._before))

@@ -6,7 +6,6 @@ Neither waits for the device: loss and gradient norm are returned as tensors.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TypeAlias
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from megatron_model.config.fields import TrainingConfig
 from megatron_model.training.loss import sequence_loss
 from megatron_model.training.nonfinite import are_finite
-from megatron_model.training.optimizer import Optimizer
+from megatron_model.training.optimizer import LocalOptimizer
 
 Step: TypeAlias = Callable[[int, float, Tensor, Tensor], tuple[Tensor, Tensor]]
 """From the number of the update, the share of the peak rates, inputs (B, T) and targets (B, T) to
@@ -27,7 +26,7 @@ is NaN or infinity."""
 
 def eager_step(
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: LocalOptimizer,
     config: TrainingConfig,
     *,
     dtype: torch.dtype,
@@ -38,15 +37,43 @@ def eager_step(
     The batch is computed `micro_batch` sequences at a time; gradients add up to those of the
     whole batch.
     """
-    parameters = list(model.parameters())
+    work = step_work(model, optimizer, config, dtype=dtype, micro_batch=micro_batch)
 
     def step(number: int, scale: float, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        total = add_gradients(model, inputs, targets, dtype=dtype, micro_batch=micro_batch)
-        norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip or math.inf)
-        optimizer.step(number, scale, are_finite(total, norm))
-        return total, norm.detach()
+        optimizer.set_rates(number, scale)
+        return work(inputs, targets, None)
 
     return step
+
+
+Work: TypeAlias = Callable[[Tensor, Tensor, "Tensor | None"], tuple[Tensor, Tensor]]
+"""From inputs (B, T), targets (B, T) and whether the weights are to change at all, on the device,
+to mean loss and norm of the gradient; with the rates that the optimizer was given before."""
+
+
+def step_work(
+    model: nn.Module,
+    optimizer: LocalOptimizer,
+    config: TrainingConfig,
+    *,
+    dtype: torch.dtype,
+    micro_batch: int,
+) -> Work:
+    """Return the update without what only the host knows: the same work whatever its number."""
+    parameters = list(model.parameters())
+
+    def work(inputs: Tensor, targets: Tensor, wanted: Tensor | None) -> tuple[Tensor, Tensor]:
+        total = add_gradients(model, inputs, targets, dtype=dtype, micro_batch=micro_batch)
+        if config.gradient_clip:
+            norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+        else:
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            norm = nn.utils.get_total_norm(gradients)
+        finite = are_finite(total, norm)
+        optimizer.apply(finite if wanted is None else finite & wanted)
+        return total, norm.detach()
+
+    return work
 
 
 def add_gradients(

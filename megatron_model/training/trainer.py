@@ -160,11 +160,14 @@ class Trainer:
         yield PhaseChanged(step=self.step, phase="training")
         finished = self.progress >= 1.0
         while not finished:
+            no_room = False
             try:
                 self._update()
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or not self.learner.can_halve_micro_batch():
+                no_room = is_out_of_memory(error) and self.learner.can_halve_micro_batch()
+                if not no_room:
                     raise
+            if no_room:  # outside: the error held on to all that was computed
                 yield self._halve_micro_batch()
                 continue
             for text in self.learner.take_notices():
@@ -210,11 +213,7 @@ class Trainer:
     def _halve_micro_batch(self) -> Notice:
         """Compute the batch in smaller parts from now on; nothing of the step has happened."""
         self.learner.halve_micro_batch()
-        return Notice(
-            step=self.step,
-            text=f"out of memory: the batch of {self.config.training.batch_size} is computed "
-            f"{plural(self.learner.micro_batch, 'sequence')} at a time from now on",
-        )
+        return Notice(step=self.step, text=self.learner.parts_notice())
 
     def _report(self) -> Iterator[Event]:
         """Close the interval. Reading the loss is the one point at which the host waits."""

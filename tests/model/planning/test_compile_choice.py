@@ -11,17 +11,15 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
-from megatron_model.config.fields import RunConfig, with_settings
+from megatron_model.config.fields import with_settings
 from megatron_model.device import DeviceInfo
 from megatron_model.events.schema import Evaluated, Event, Notice, PhaseChanged, StepCompleted
 from megatron_model.planning.compile_choice import (
     STEP_LIBRARY,
     begin_compiling,
-    choose,
     choose_beforehand,
     is_ready,
 )
-from megatron_model.planning.preflight import preflight
 from megatron_model.training import learner
 from megatron_model.training.fused.library import build_library
 from megatron_model.util.library_store import install, place
@@ -270,27 +268,6 @@ def test_another_folder_for_libraries_is_said_once(
     said = notices(begun(trainer))
     assert len(said) == 2
     assert said[0].startswith(f"compiled code cannot be kept in {cache}: File exists; it is kept")
-
-
-def test_a_batch_in_parts_is_not_compiled_on_an_accelerator() -> None:
-    config = with_settings(MODERN, {**ON, "training.batch_size": 10**6})
-    small = DeviceInfo("cpu", "a CPU", "RAM", 1 << 30, 1 << 30, False, 1e9)
-    cost = preflight(config, vocabulary_size=30, device=small)
-    assert choose(config, cost, device="cpu", ready=lambda: True) == (True, "")
-    choice = choose(config, cost, device="cuda", ready=lambda: True)
-    assert choice == (False, "the batch does not fit at once and is processed in parts")
-
-
-@pytest.mark.parametrize(
-    ("steps", "wish", "compiles"),
-    [(499, "auto", False), (500, "auto", True), (1, "on", True), (10**6, "off", False)],
-)
-def test_an_accelerator_compiles_by_the_number_of_steps(
-    steps: int, wish: str, compiles: bool
-) -> None:
-    config = with_settings(RunConfig(), {"training.steps": steps, "training.compile": wish})
-    card = DeviceInfo("cuda", "a card", "GPU 0", 80 << 30, 80 << 30, True, 1e14)
-    assert choose_beforehand(config, 60, card).compiles == compiles
 
 
 def failing_backend(*_: object) -> NoReturn:

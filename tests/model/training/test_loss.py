@@ -45,13 +45,16 @@ def loss_of(model: nn.Module, tokens: TokenArray, block_size: int = 16) -> float
     return evaluate_loss(model, tokens, block_size=block_size, device=CPU, dtype=torch.float32)
 
 
-def steps_of(model: nn.Module, block_size: int) -> Generator[float, None, float]:
+def steps_of(
+    model: nn.Module, block_size: int, at_once: int = 4096
+) -> Generator[float, None, float]:
     return evaluate_steps(
         model,
         random_tokens(100),
         block_size=block_size,
         device=CPU,
         block_loss=eager_loss(model, torch.float32),
+        at_once=at_once,
     )
 
 
@@ -103,9 +106,8 @@ def test_the_same_weights_give_the_same_number() -> None:
     assert loss_of(model, tokens) == loss_of(model, tokens)
 
 
-def test_progress_reaches_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "CHARACTERS_AT_ONCE", 16)
-    steps = steps_of(Listener(), block_size=8)
+def test_progress_reaches_the_end() -> None:
+    steps = steps_of(Listener(), block_size=8, at_once=16)
     shares = list(steps)
     assert shares == sorted(shares)
     assert 0 < shares[0] < 0.5
