@@ -28,7 +28,7 @@ from benchmarks.report import print_table, write_json
 from megatron_model.config.fields import RunConfig, with_settings
 from megatron_model.config.presets import PRESETS
 from megatron_model.planning.preflight import flops_per_character, preflight
-from megatron_model.training.learner import Learner, build_learner
+from megatron_model.training.learner import Learner, build_learner, describe
 
 VOCABULARY = 65
 CARD = torch.device("cuda")
@@ -149,6 +149,7 @@ def measured(
     torch._dynamo.reset()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
+    about = describe(CARD, torch.bfloat16)
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, 4_000_000).astype(np.uint8)
     learner = build_learner(config, VOCABULARY, tokens, tokens[:100_000])
     learner._records = learner._records and way != "one by one"
@@ -178,7 +179,7 @@ def measured(
         "mfu": work / seconds / 989e12,
         "share": work / seconds / rate,
         "gib": torch.cuda.max_memory_allocated() / 2**30,
-        "expected": preflight(config, vocabulary_size=VOCABULARY).total_bytes / 2**30,
+        "expected": preflight(config, vocabulary_size=VOCABULARY, device=about).total_bytes / 2**30,
         "first": first,
         "compiled": learner.compiled,
         "notices": learner.take_notices(),

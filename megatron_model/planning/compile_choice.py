@@ -19,10 +19,8 @@ from megatron_model.util.c_library import CLibrary
 
 COMPILE_FROM_SECONDS = 3.0
 """Time budget of a run on a CPU from which compiling its kernels is earned back."""
-COMPILE_IN_ACCELERATOR_SECONDS = 20.0
+COMPILE_IN_ACCELERATOR_SECONDS = 10.0
 """What is left of a time budget at least, where compiling for an accelerator was asked for."""
-COMPILE_FROM_ACCELERATOR_SECONDS = 60.0
-"""Length of a run on an accelerator from which compiling its layers is earned back."""
 
 STEP_LIBRARY = CLibrary(
     "kernels",
@@ -59,12 +57,8 @@ def choose(
     training = config.training
     if training.compile == "off":
         return Choice(False)
-    asked = training.compile == "on"
-    if device != "cpu":
-        wanted = asked or (cost.seconds or math.inf) >= COMPILE_FROM_ACCELERATOR_SECONDS
-    else:
-        wanted = asked or can_be_compiled(config)
-    if not wanted:
+    on_cpu = training.compile == "on" or can_be_compiled(config)
+    if not (on_cpu if device == "cpu" else cost.compiled_on_card):
         return Choice(False)
     why = obstacle(config, device=device, ready=ready)
     return Choice(not why, why)

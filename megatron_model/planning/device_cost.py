@@ -21,10 +21,11 @@ from megatron_model.config.fields import RunConfig
 from megatron_model.device import DeviceInfo
 from megatron_model.model.size import count_parameters
 from megatron_model.planning.preflight import (
-    ASSUMED_EFFICIENCY,
     VOCABULARY_GUESS,
+    efficiency,
     flops_per_character,
     preflight,
+    will_compile_on_card,
 )
 from megatron_model.util.errors import RequestError
 
@@ -253,10 +254,11 @@ def _compute_seconds(config: RunConfig, vocabulary: int, device: DeviceInfo | No
     if device is None or device.matrix_rate is None:
         return None
     per_step = config.training.batch_size * config.sequence_length
+    compiled = will_compile_on_card(config, vocabulary, device)
     return (
         flops_per_character(config, vocabulary)
         * per_step
-        / (device.matrix_rate * ASSUMED_EFFICIENCY)
+        / (device.matrix_rate * efficiency(config, device, compiled=compiled))
     )
 
 

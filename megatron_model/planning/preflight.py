@@ -5,7 +5,9 @@ parameter, Muon 4; and the activations that the backward pass needs, per charact
 8 C + 2 F numbers in the arithmetic's size (classic), or 16 C numbers in float32 and 2 F in the
 arithmetic's size (modern), C = embed_dim and F = ff_dim, plus the logits and their gradient in
 float32. Where attention is computed without a fused kernel, each head keeps a few bytes for every
-pair of positions in a block. The coefficients are measured; a test holds them against torch.
+pair of positions in a block. On a card the numbers are others, and fewer where layers are compiled;
+the token ids of the training split lie there as well. The coefficients are measured; tests hold
+them against torch.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ MUCH_REPETITION = 40.0
 """Epochs from which there is a warning that the model will memorize its corpus."""
 
 ASSUMED_EFFICIENCY = 0.3
-"""Share of the measured matrix rate that a training step reaches; only for the estimate of time."""
+"""Share of the measured matrix rate that a training step reaches on a CPU; for the time alone."""
+EFFICIENT_WIDTH = 1800
+"""On a card a step of width C reaches C / (C + this): measured on an H100, from 384 to 768."""
+UNCOMPILED_SHARE = 0.4
+"""What is left of that where layers are not compiled."""
+COMPILE_FROM_SECONDS = 12.0
+"""Length of a run on a card from which compiling its layers, in some 7 s, is earned back."""
 
 VOCABULARY_GUESS = 100
 
@@ -40,7 +48,11 @@ class Preflight(Struct, frozen=True, kw_only=True):
     gradients_bytes: int
     optimizer_bytes: int
     activations_bytes: int
+    corpus_bytes: int
+    """Token ids that lie on a card; on a CPU they are read from the disk's cache."""
     total_bytes: int
+    compiled_on_card: bool
+    """Whether layers are compiled for an accelerator."""
     memory_total: int | None
     memory_free: int | None
     fits: bool | None
@@ -79,20 +91,22 @@ def preflight(
     stacked = training.optimizer == "muon" and model.architecture == "modern"
     in_muon = matrix_parameters(model) if stacked else 0
     optimizer = 4 * in_muon + 8 * (parameters - in_muon)
-    fixed = 8 * parameters + optimizer
-    each = activation_bytes(config, vocabulary, device)
+    trained_on = characters * (1 - config.data.validation_fraction) if characters else None
+    compiled = will_compile_on_card(config, vocabulary, device)
+    resident = _resident_bytes(trained_on, vocabulary, device)
+    fixed = 8 * parameters + optimizer + resident
+    each = activation_bytes(config, vocabulary, device, compiled=compiled)
     micro = micro_batch_size(training.batch_size, fixed=fixed, each=each, device=device)
     activations = micro * each
     total = measurement.memory_bytes if measurement else fixed + activations
     per_step = training.batch_size * config.sequence_length
     budget = bool(training.max_seconds)
     total_characters = None if budget else per_step * training.steps
-    trained_on = characters * (1 - config.data.validation_fraction) if characters else None
     border = None if characters is None else int(characters * (1 - config.data.validation_fraction))
     if measurement:
         seconds: float | None = training.steps * measurement.seconds_per_step
     else:
-        seconds = _estimated_seconds(config, per_step, vocabulary, device)
+        seconds = estimated_seconds(config, vocabulary, device, compiled=compiled)
     on_disk = (4 * parameters + optimizer) * (training.keep_checkpoints + 1)
     epochs = total_characters / trained_on if total_characters and trained_on else None
     return Preflight(
@@ -101,7 +115,9 @@ def preflight(
         gradients_bytes=4 * parameters,
         optimizer_bytes=optimizer,
         activations_bytes=activations,
+        corpus_bytes=resident,
         total_bytes=total,
+        compiled_on_card=compiled,
         memory_total=device.memory_total if device else None,
         memory_free=device.memory_free if device else None,
         fits=total <= device.memory_free if device else None,
@@ -120,23 +136,62 @@ def preflight(
     )
 
 
-def activation_bytes(config: RunConfig, vocabulary: int, device: DeviceInfo | None) -> int:
-    """Return the bytes kept for the backward pass for one training sequence."""
+def will_compile_on_card(config: RunConfig, vocabulary: int, device: DeviceInfo | None) -> bool:
+    """Whether a run on an accelerator has its layers compiled: as asked, or where that pays.
+
+    The one place where that is decided; `compile_choice.choose` asks here.
+    """
+    if device is None or device.kind == "cpu" or config.training.compile == "off":
+        return False
+    seconds = config.training.max_seconds or estimated_seconds(
+        config, vocabulary, device, compiled=True
+    )
+    asked = config.training.compile == "on"
+    return asked or (math.inf if seconds is None else seconds) >= COMPILE_FROM_SECONDS
+
+
+def _resident_bytes(trained_on: float | None, vocabulary: int, device: DeviceInfo | None) -> int:
+    """Return what the training split takes on a card; see `Batches`."""
+    if device is None or device.kind != "cuda" or trained_on is None:
+        return 0
+    size = int(trained_on) * (1 if vocabulary <= 256 else 4)
+    return size if size <= device.memory_free // 4 else 0
+
+
+def activation_bytes(
+    config: RunConfig, vocabulary: int, device: DeviceInfo | None, *, compiled: bool = False
+) -> int:
+    """Return the bytes kept for the backward pass for one training sequence.
+
+    Args:
+        config: what was asked.
+        vocabulary: different characters.
+        device: what it is trained on; None is a CPU.
+        compiled: whether layers are compiled for an accelerator.
+    """
     model = config.model
     on_cpu = device is None or device.kind == "cpu"
     half = config.training.precision == "bfloat16" or (
         config.training.precision == "auto" and device is not None and device.bfloat16
     )
     size = 2 if half else 4
-    if model.architecture == "modern":
+    if not on_cpu and model.architecture == "modern":
+        width = (48 if compiled else 74) + (7 if compiled else 2) * bool(model.dropout)
+        per_position = width * model.embed_dim + 2 * size * model.ff_dim
+        per_pair = 0
+    elif not on_cpu:
+        per_position = size * (12 * model.embed_dim + 2 * model.ff_dim)
+        per_pair = 0
+    elif model.architecture == "modern":
         per_position = 64 * model.embed_dim + 2 * size * model.ff_dim
-        per_pair = (8 if half else 4) if on_cpu else 0
+        per_pair = 8 if half else 4
     else:
         per_position = size * (8 * model.embed_dim + 2 * model.ff_dim)
-        per_pair = 4 if on_cpu and half else 0
+        per_pair = 4 if half else 0
     attention = per_pair * model.heads * model.block_size**2
     per_layer = model.block_size * per_position + attention
-    return model.layers * per_layer + model.block_size * vocabulary * 8
+    per_logit = 8 if on_cpu else 16
+    return model.layers * per_layer + model.block_size * vocabulary * per_logit
 
 
 def micro_batch_size(batch_size: int, *, fixed: int, each: int, device: DeviceInfo | None) -> int:
@@ -168,13 +223,23 @@ def flops_per_character(config: RunConfig, vocabulary: int) -> float:
     return 6.0 * weights + 6.0 * model.layers * model.embed_dim * config.sequence_length
 
 
-def _estimated_seconds(
-    config: RunConfig, per_step: int, vocabulary: int, device: DeviceInfo | None
+def estimated_seconds(
+    config: RunConfig, vocabulary: int, device: DeviceInfo | None, *, compiled: bool
 ) -> float | None:
+    """Return how long the steps of a run take; None where the device was not measured."""
     if device is None or device.matrix_rate is None:
         return None
+    per_step = config.training.batch_size * config.sequence_length
     work = flops_per_character(config, vocabulary) * per_step * config.training.steps
-    return work / (device.matrix_rate * ASSUMED_EFFICIENCY)
+    return work / (device.matrix_rate * efficiency(config, device, compiled=compiled))
+
+
+def efficiency(config: RunConfig, device: DeviceInfo, *, compiled: bool) -> float:
+    """Return the share of the measured matrix rate that a training step is taken to reach."""
+    if device.kind == "cpu":
+        return ASSUMED_EFFICIENCY
+    share = config.model.embed_dim / (config.model.embed_dim + EFFICIENT_WIDTH)
+    return share if compiled else UNCOMPILED_SHARE * share
 
 
 def _problems(

@@ -32,7 +32,7 @@ from megatron_model.run.folder import CHECKPOINTS, RunFolder
 from megatron_model.run.notify import notify
 from megatron_model.run.restore import restore
 from megatron_model.run.session import Session, memory_advice
-from megatron_model.training.learner import Learner
+from megatron_model.training.learner import Learner, warm_up
 from megatron_model.training.nonfinite import is_out_of_memory
 from megatron_model.training.trainer import Trainer
 from megatron_model.util import fallback
@@ -149,6 +149,7 @@ def _release_memory() -> None:
     """Give the device back before the lock: the next trainer may need all of it."""
     gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.compiler.reset()
         torch.cuda.empty_cache()
 
 
@@ -157,10 +158,11 @@ def _take_over(folder: RunFolder, control: Control, config: RunConfig) -> Iterat
     if not folder.is_active():
         return
     # The corpus is in the cache then, and all of torch is loaded: little is left for the gap.
-    yield from _read_corpus(folder, config)
+    config, prepared = yield from _read_corpus(folder, config)
     if config.training.optimizer == "adamw":
         # The first optimizer of torch's own loads its compiler: seconds on a busy machine.
         torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+    warm_up(config, len(prepared.vocabulary))
     asked = -ASK_AGAIN_SECONDS
     end = time.monotonic() + TAKE_OVER_SECONDS
     while folder.is_active():

@@ -79,13 +79,16 @@ class GraphStep:
 
         recording = self._record(work)
         wanted.fill_(True)
-        return _Recorded(recording, inputs, targets, found)
+        return _Recorded(recording, inputs, targets, wanted, found)
 
 
 class _Recorded(NamedTuple):
+    """What was recorded, and the tensors that it reads: a graph does not keep them alive."""
+
     recording: Recording
     inputs: Tensor
     targets: Tensor
+    wanted: Tensor
     found: list[Tensor]
     """Loss and norm."""
 

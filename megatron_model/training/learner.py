@@ -5,17 +5,20 @@ The trainer says when; nothing here knows of schedules, reports or files.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import textwrap
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from msgspec import structs
 from torch import Tensor, nn
 
-from megatron_model.config.fields import RunConfig
+from megatron_model.config.fields import RunConfig, with_settings
 from megatron_model.data.batches import Batches, TokenArray
 from megatron_model.device import (
     DeviceInfo,
@@ -48,6 +51,8 @@ from megatron_model.util.c_library import LIMIT_SECONDS
 from megatron_model.util.library_store import place
 from megatron_model.util.text import plural, safe
 
+LONGEST_REASON = 160
+"""Characters of what a compiler said; some print their whole command line."""
 COMPILING_SHARE = 0.5
 """Of what is left of a time budget, the part that compiling may take: the rest is for steps."""
 
@@ -246,7 +251,7 @@ class Learner:
     def _fall_back(self, error: Exception) -> None:
         """Give up compiling, or else recording; the weights have not changed, they do so last."""
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        why = safe(reason, one_line=True)
+        why = textwrap.shorten(safe(reason, one_line=True), LONGEST_REASON)
         for parameter in self.model.parameters():
             parameter.grad = None
         if self.compiled:
@@ -371,9 +376,9 @@ def build_learner(
     if device.type == "cuda":
         set_determinism(config.training.deterministic == "on")
     dtype = choose_precision(config.training.precision, device)
+    about = describe(device, dtype)  # while what is free is not the model's yet
     model = started_model(config, vocab_size, train).to(device)
     optimizer = build_optimizer(model, config.training)
-    about = describe(device, dtype)
     cost = cost_of_each(config, vocab_size, about, ranks=1, here=1)
 
     at_once = characters_at_once(device, cost.micro_batch * config.sequence_length)
@@ -405,6 +410,23 @@ def build_learner(
             records=device.type == "cuda",
         )
     )
+
+
+def warm_up(config: RunConfig, vocab_size: int) -> None:
+    """Start a card, and compile for it, while another process still trains the run on it.
+
+    A single layer is enough, as all of them are alike, and leaves the other one its memory. What
+    fails here is tried again when it counts.
+    """
+    if choose_device(config.training.device).type != "cuda":
+        return
+    alone = with_settings(config, {"model.layers": 1, "training.start": "random"})
+    rows = config.training.batch_size * config.sequence_length
+    tokens = np.zeros(4 * config.model.block_size + 2 * rows, dtype=np.uint8)
+    with contextlib.suppress(RuntimeError):
+        learner = build_learner(alone, vocab_size, tokens, tokens, planned=config)
+        for _ in learner.prepare(0):
+            pass
 
 
 def set_determinism(wanted: bool) -> None:

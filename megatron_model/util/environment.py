@@ -64,6 +64,12 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable("CUDA_VISIBLE_DEVICES", "which NVIDIA cards torch sees", kind="others"),
     Variable(
+        "CUBLAS_WORKSPACE_CONFIG",
+        "memory of cuBLAS; training.deterministic needs a fixed one",
+        "`:4096:8` where that setting is on",
+        "others",
+    ),
+    Variable(
         "OMP_NUM_THREADS",
         "CPU threads of each process of a run on several devices",
         "the cores divided by the processes",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import gc
 import os
 import subprocess
 import sys
@@ -36,6 +36,7 @@ VOCABULARY = 65
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
     """Leave nothing of one test's to the next."""
+    gc.collect()
     torch._dynamo.reset()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -122,7 +123,7 @@ def test_attention_without_a_mask_is_attention_with_one(length: int, dtype: torc
     errors = [
         float((way.attend(query, key, value) - exact).abs().max()) for way in (folded, masked)
     ]
-    assert errors[0] <= 1.5 * errors[1] + 1e-5
+    assert errors[0] <= 1.5 * errors[1] + 1e-4
     inputs = [tensor.clone().requires_grad_() for tensor in (query, key, value)]
     folded.attend(*inputs).float().square().sum().backward()  # type: ignore[no-untyped-call]
     assert all(tensor.grad is not None and tensor.grad.isfinite().all() for tensor in inputs)
@@ -224,35 +225,31 @@ def test_out_of_memory_halves_the_batch_and_gives_memory_back() -> None:
         get_preset("small").config,
         {
             "training.device": "cuda",
-            "training.steps": 6,
+            "training.compile": "off",
+            "training.steps": 4,
             "training.sample_length": 0,
             "training.log_every": 1,
             "training.evaluate_every": 10**6,
             "model.dropout": 0.0,
         },
     )
-    whole = losses(run(config, 4)[1])
+    whole = losses(run(config)[1])
+    gc.collect()
     torch.cuda.empty_cache()
-    total = torch.cuda.get_device_properties(0).total_memory
-    trainer = make_trainer(config, TEXT * 40)
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (1 << 30)) / total)
-    events = list(
-        itertools.takewhile(
-            lambda event: not (isinstance(event, StepCompleted) and event.step > 4), trainer.run()
-        )
+    before = torch.cuda.memory_allocated()
+    room = torch.cuda.memory_reserved() + (9 << 28)  # of more than 3 GiB that it would take
+    torch.cuda.set_per_process_memory_fraction(
+        room / torch.cuda.get_device_properties(0).total_memory
     )
-    assert any("out of memory" in text for text in notices(events))
+    trainer = make_trainer(config, TEXT * 4)
+    trainer.learner.micro_batch = 64  # as if the estimate had not seen it coming
+    events = list(trainer.run())
+    assert any("out of memory" in text for text in notices(events)), notices(events)
     assert trainer.learner.micro_batch < 64
-    assert torch.cuda.memory_allocated() < 1 << 30
-    assert len(losses(events)) == len(whole)
-    torch.cuda.set_per_process_memory_fraction(1.0)
-    again = make_trainer(config, TEXT * 40)
-    events_again = list(
-        itertools.takewhile(
-            lambda event: not (isinstance(event, StepCompleted) and event.step > 4), again.run()
-        )
-    )
-    assert losses(events) == pytest.approx(losses(events_again), rel=2e-2)
+    assert losses(events) == pytest.approx(whole, rel=2e-2)
+    del trainer
+    gc.collect()
+    assert torch.cuda.memory_allocated() < before + (64 << 20)
 
 
 def test_without_a_compiler_training_goes_on(tmp_path: Path) -> None:
@@ -270,7 +267,8 @@ def test_without_a_compiler_training_goes_on(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.startswith("False ['compiling did not work here"), done.stdout
+    assert done.stdout.startswith("False ["), done.stdout
+    assert "compiling did not work here" in done.stdout
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name not in ("smoke", "cpu")])

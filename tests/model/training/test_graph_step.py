@@ -310,10 +310,10 @@ CARD = DeviceInfo("cuda", "a card", "GPU 0", 80 << 30, 80 << 30, True, 7e14)
 @pytest.mark.parametrize(
     ("changes", "compiles"),
     [
-        ({"training.max_seconds": 59.0}, False),
-        ({"training.max_seconds": 60.0}, True),
-        ({"training.max_seconds": 21.0, "training.compile": "on"}, True),
-        ({"training.max_seconds": 19.0, "training.compile": "on"}, False),
+        ({"training.max_seconds": 11.0}, False),
+        ({"training.max_seconds": 12.0}, True),
+        ({"training.max_seconds": 10.5, "training.compile": "on"}, True),
+        ({"training.max_seconds": 9.0, "training.compile": "on"}, False),
         ({"training.steps": 10**6, "training.compile": "off"}, False),
         ({"training.steps": 10}, False),
         ({"training.steps": 10**6}, True),

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from megatron_model.config.fields import RunConfig, TrainingConfig
 from megatron_model.model.factory import build_model
-from megatron_model.training.muon import orthogonalise
+from megatron_model.training.muon import (
+    initial_state,
+    orthogonalise,
+    rates_at,
+    update,
+    update_in_place,
+)
 from megatron_model.training.optimizer import Optimizer, build_optimizer, learning_rate_scale
 from tests.model.helpers import tiny_config
 
@@ -241,3 +247,54 @@ def test_only_matrices_decay(architecture: str, optimizer: str) -> None:
         assert shrunk == dict(model.named_parameters()).keys() - vectors
     else:
         assert shrunk == {"attention", "feed_forward"}
+
+
+# The update of an accelerator
+
+
+def some_gradients(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.randn_like(value) for name, value in parameters.items()}
+
+
+def test_an_update_in_place_is_the_update() -> None:
+    torch.manual_seed(0)
+    config = tiny_config({"model.architecture": "modern", "training.optimizer": "muon"})
+    model = build_model(config.model, VOCABULARY)
+    pure = {name: value.detach().clone() for name, value in model.named_parameters()}
+    placed = {name: value.clone() for name, value in pure.items()}
+    pure_state, placed_state = initial_state(pure), initial_state(pure)
+    good = torch.tensor(True)
+    for step in range(4):
+        gradients = some_gradients(pure)
+        rates = rates_at(config.training, step, 0.7)
+        pure, pure_state = update(pure, gradients, pure_state, rates, 0.1, dtype=torch.float32)
+        update_in_place(placed, gradients, placed_state, rates, 0.1, good, dtype=torch.float32)
+    for kind, found, wanted in (("", placed, pure), ("state ", placed_state, pure_state)):
+        for name, value in wanted.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=kind + name)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_bad_update_in_place_changes_nothing(bad: float) -> None:
+    torch.manual_seed(0)
+    config = tiny_config({"model.architecture": "modern", "training.optimizer": "muon"})
+    model = build_model(config.model, VOCABULARY)
+    parameters = {name: value.detach().clone() for name, value in model.named_parameters()}
+    state = initial_state(parameters)
+    for step, good in enumerate([True, False]):
+        gradients = some_gradients(parameters)
+        if not good:
+            before = copy.deepcopy((parameters, state))
+            for gradient in gradients.values():
+                gradient.view(-1)[0] = bad
+        update_in_place(
+            parameters,
+            gradients,
+            state,
+            rates_at(config.training, step, 1.0),
+            0.1,
+            torch.tensor(good),
+            dtype=torch.float32,
+        )
+    for found, kept in zip((parameters, state), before, strict=True):
+        assert all(torch.equal(value, kept[name]) for name, value in found.items())
