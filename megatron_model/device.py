@@ -16,6 +16,7 @@ import time
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 from msgspec import Struct
 
 from megatron_model.events.schema import DeviceSampled
@@ -144,6 +145,13 @@ def measure_matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
         float(product[0, 0])  # waits for an accelerator
         best = min(best, time.perf_counter() - start)
     return 2.0 * size**3 / best
+
+
+def measured_device(name: str = "auto", precision: str = "auto") -> DeviceInfo:
+    """Return what is known of the device `name`, its matrix rate too: time is estimated by it."""
+    device = choose_device(name)
+    rate = measure_matrix_rate(device, choose_precision(precision, device))
+    return msgspec.structs.replace(describe_device(name), matrix_rate=rate)
 
 
 @cache

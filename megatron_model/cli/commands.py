@@ -38,6 +38,7 @@ from megatron_model.events.schema import RunFailed, RunFinished, local_time
 from megatron_model.planning.compile_choice import begin_compiling
 from megatron_model.planning.device_cost import lines_of, parse_amount
 from megatron_model.planning.multi_device import costs_of_each
+from megatron_model.planning.sizing import AUTO, sized
 from megatron_model.run.command_folder import CommandFolder
 from megatron_model.run.folder import (
     RunFolder,
@@ -116,7 +117,9 @@ def _asked(options: argparse.Namespace) -> tuple[str, RunConfig, PreparedCorpus]
         name, config = "", RunConfig()
     else:
         name = default_preset(choose_device().type) if options.preset is None else options.preset
-        config = get_preset(name).config
+        if name == AUTO and options.config:
+            raise RequestError("--preset auto chooses what --config sets; leave one of them out.")
+        config = RunConfig() if name == AUTO else get_preset(name).config
     if options.config:
         config = config_from_toml(options.config, base=config)
     # A resume may start in another folder.
@@ -127,9 +130,26 @@ def _asked(options: argparse.Namespace) -> tuple[str, RunConfig, PreparedCorpus]
     prepared = prepare_now(source, data.encoding, errors=data.errors)
     for note in corpus_notes(source, prepared, data.encoding):
         say(note)
+    if name == AUTO:
+        config = _sized(config, changes, prepared)
     if not options.config:
         config = fitted(config, prepared.characters, changes.keys())
     return name or options.config.stem, config, prepared
+
+
+def _sized(asked: RunConfig, changes: dict[str, object], prepared: PreparedCorpus) -> RunConfig:
+    """Return what is chosen for the text, the machine and the time, with what was asked."""
+    from megatron_model.device import measured_device
+
+    found = sized(
+        prepared.characters,
+        measured_device(asked.training.device, asked.training.precision),
+        seconds=asked.training.max_seconds,
+        vocabulary=len(prepared.vocabulary),
+    )
+    for reason in found.reasons:
+        say(reason)
+    return with_settings(found.config, changes)
 
 
 def train(options: argparse.Namespace) -> int:
@@ -318,22 +338,13 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def preflight(options: argparse.Namespace) -> int:
     """Print what a run will cost on this machine."""
-    from megatron_model.device import (
-        choose_device,
-        choose_precision,
-        describe_device,
-        measure_matrix_rate,
-    )
+    from megatron_model.device import measured_device
     from megatron_model.planning.preflight import preflight as work_out
 
     _, config, prepared = _asked(options)
     stated = _stated_device(options)
     bandwidth = parse_amount(options.interconnect, "--interconnect")
-    device = choose_device(config.training.device)
-    precision = choose_precision(config.training.precision, device)
-    about = stated or msgspec.structs.replace(
-        describe_device(config.training.device), matrix_rate=measure_matrix_rate(device, precision)
-    )
+    about = stated or measured_device(config.training.device, config.training.precision)
     result = work_out(
         config,
         characters=prepared.characters,

@@ -17,6 +17,7 @@ from megatron_model import __version__
 from megatron_model.config.fields import SamplingConfig
 from megatron_model.config.presets import ACCELERATOR_PRESET, CPU_PRESET, PRESETS
 from megatron_model.config.schema import fields_of, number, whole_number
+from megatron_model.planning.sizing import AUTO
 from megatron_model.run.control import REQUESTS
 from megatron_model.util.arguments import EXIT_WRONG_REQUEST, ArgumentParser
 from megatron_model.util.environment import VARIABLES
@@ -96,7 +97,8 @@ def _add_configuration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset",
         metavar="P",
-        help=f"{', '.join(PRESETS)} (default: {CPU_PRESET}, or {ACCELERATOR_PRESET} with a GPU)",
+        help=f"{', '.join(PRESETS)}, or {AUTO}: chosen for the text, the machine and "
+        f"--max-seconds (default: {CPU_PRESET}, or {ACCELERATOR_PRESET} with a GPU)",
     )
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings from a file")
     parser.add_argument(

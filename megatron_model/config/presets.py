@@ -20,7 +20,7 @@ class Preset(Struct, frozen=True):
     config: RunConfig
 
 
-def _modern(
+def modern_config(
     *,
     layers: int,
     embed_dim: int,
@@ -29,6 +29,7 @@ def _modern(
     training: TrainingConfig,
     dropout: float = 0.0,
 ) -> RunConfig:
+    """Return a configuration of the modern architecture, four times as wide in its feed-forward."""
     model = ModelConfig(
         architecture="modern",
         block_size=block_size,
@@ -41,7 +42,8 @@ def _modern(
     return RunConfig(model=model, training=training)
 
 
-def _muon(steps: int, batch_size: int, **changes: int | float) -> TrainingConfig:
+def muon_recipe(steps: int, batch_size: int, **changes: int | float) -> TrainingConfig:
+    """Return the recipe of the modern presets, with what is given in place of its values."""
     recipe = TrainingConfig(
         steps=steps,
         batch_size=batch_size,
@@ -63,12 +65,12 @@ PRESETS: dict[str, Preset] = {
         Preset(
             "smoke",
             "Seconds on any machine: shows that everything works.",
-            _modern(
+            modern_config(
                 layers=2,
                 embed_dim=64,
                 heads=2,
                 block_size=64,
-                training=_muon(
+                training=muon_recipe(
                     200,
                     16,
                     log_every=10,
@@ -81,12 +83,12 @@ PRESETS: dict[str, Preset] = {
         Preset(
             "cpu",
             "Minutes on two cores: readable text from a small model.",
-            _modern(
+            modern_config(
                 layers=4,
                 embed_dim=128,
                 heads=4,
                 block_size=256,
-                training=_muon(
+                training=muon_recipe(
                     1450,
                     12,
                     token_dropout=0.04,
@@ -99,36 +101,42 @@ PRESETS: dict[str, Preset] = {
         Preset(
             "small",
             "A GPU with 8 GB: 11 million parameters, for texts from 1 MB.",
-            _modern(
+            modern_config(
                 layers=6,
                 embed_dim=384,
                 heads=6,
                 block_size=256,
-                training=_muon(3000, 64, log_every=20, evaluate_every=250, checkpoint_every=500),
+                training=muon_recipe(
+                    3000, 64, log_every=20, evaluate_every=250, checkpoint_every=500
+                ),
                 dropout=0.2,
             ),
         ),
         Preset(
             "medium",
             "A GPU with 24 GB: 25 million parameters, for texts from 20 MB.",
-            _modern(
+            modern_config(
                 layers=8,
                 embed_dim=512,
                 heads=8,
                 block_size=512,
-                training=_muon(10_000, 64, log_every=50, evaluate_every=500, checkpoint_every=1000),
+                training=muon_recipe(
+                    10_000, 64, log_every=50, evaluate_every=500, checkpoint_every=1000
+                ),
                 dropout=0.1,
             ),
         ),
         Preset(
             "large",
             "A GPU with 80 GB: 85 million parameters, for texts from 200 MB.",
-            _modern(
+            modern_config(
                 layers=12,
                 embed_dim=768,
                 heads=12,
                 block_size=1024,
-                training=_muon(20_000, 64, log_every=50, evaluate_every=500, checkpoint_every=1000),
+                training=muon_recipe(
+                    20_000, 64, log_every=50, evaluate_every=500, checkpoint_every=1000
+                ),
             ),
         ),
         Preset(
@@ -156,7 +164,8 @@ def get_preset(name: str) -> Preset:
     """
     if name not in PRESETS:
         raise RequestError(
-            f'Unknown preset "{name}"; there are {", ".join(PRESETS)}.' + nearest(name, PRESETS)
+            f'Unknown preset "{name}"; there are {", ".join(PRESETS)} and auto.'
+            + nearest(name, [*PRESETS, "auto"])
         )
     return PRESETS[name]
 
@@ -164,6 +173,10 @@ def get_preset(name: str) -> Preset:
 SHORT_LENGTH = 128
 SHORT_SECONDS = 40.0
 """Budget up to which a run is too short for long blocks and regularisation to pay."""
+
+SHORTEST_SECONDS = 10.0
+"""Budget up to which a small model does better by twice the steps of half the size, each larger."""
+SMALL_WIDTH = 128
 
 MOST_EPOCHS = 25.0
 """Times a preset reads a corpus at most; beyond, a model gets worse at what it has not read."""
@@ -208,5 +221,10 @@ def fitted(config: RunConfig, characters: int, chosen: Collection[str] = ()) -> 
             "token_dropout": 0.0,
             "weight_decay": 0.0,
         }
+        if training.max_seconds <= SHORTEST_SECONDS and config.model.embed_dim <= SMALL_WIDTH:
+            changes |= {
+                "batch_size": max(1, per_step // SHORT_LENGTH // 2),
+                "learning_rate": 2.0 * training.learning_rate,
+            }
     kept = {name: value for name, value in changes.items() if f"training.{name}" not in chosen}
     return msgspec.structs.replace(config, training=msgspec.structs.replace(training, **kept))

@@ -15,7 +15,6 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from msgspec import structs
 from torch import Tensor, nn
 
 from megatron_model.config.fields import RunConfig, with_settings
@@ -25,8 +24,7 @@ from megatron_model.device import (
     available_cores,
     choose_device,
     choose_precision,
-    describe_device,
-    measure_matrix_rate,
+    measured_device,
 )
 from megatron_model.events.schema import Event, Notice, PhaseChanged, RankMeasured, WorkProgress
 from megatron_model.model.factory import empty_model
@@ -442,9 +440,8 @@ def set_determinism(wanted: bool) -> None:
 
 
 def describe(device: torch.device, dtype: torch.dtype) -> DeviceInfo:
-    """Return what is known of a device, its matrix rate too: time is estimated by it."""
-    found = describe_device(str(device))
-    return structs.replace(found, matrix_rate=measure_matrix_rate(device, dtype))
+    """Return what is known of a device, its matrix rate in this arithmetic too."""
+    return measured_device(str(device), str(dtype).removeprefix("torch."))
 
 
 def make_batches(

@@ -8,8 +8,6 @@ import threading
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
-import msgspec
-
 from megatron_model.device import DeviceInfo
 from megatron_model.util.errors import RequestError
 
@@ -47,16 +45,9 @@ class TorchLoader:
             if known is None or name not in ("auto", known.kind):
                 raise RequestError(f'This machine has no device "{name}".')
             return known
-        from megatron_model.device import (
-            choose_device,
-            choose_precision,
-            describe_device,
-            measure_matrix_rate,
-        )
+        from megatron_model.device import measured_device
 
-        device = choose_device(name)
-        rate = measure_matrix_rate(device, choose_precision("auto", device))
-        return msgspec.structs.replace(describe_device(name), matrix_rate=rate)
+        return measured_device(name)
 
     def list_devices(self) -> dict[str, DeviceInfo]:
         """Look at every device of this machine, from a thread; their memory is that of now."""
@@ -101,13 +92,6 @@ def count_cards() -> int:
 
 def describe_machine() -> DeviceInfo:
     """Import torch, look at the device it would choose, and measure how fast that multiplies."""
-    from megatron_model.device import (
-        choose_device,
-        choose_precision,
-        describe_device,
-        measure_matrix_rate,
-    )
+    from megatron_model.device import measured_device
 
-    device = choose_device()
-    rate = measure_matrix_rate(device, choose_precision("auto", device))
-    return msgspec.structs.replace(describe_device(), matrix_rate=rate)
+    return measured_device()

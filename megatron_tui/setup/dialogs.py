@@ -13,6 +13,7 @@ from textual.screen import Screen
 from megatron_model.config.fields import RunConfig, config_from_toml, config_to_toml
 from megatron_model.config.presets import PRESETS
 from megatron_model.planning.preflight import preflight
+from megatron_model.planning.sizing import AUTO
 from megatron_model.run.folder import RunFolder, list_runs
 from megatron_model.util.errors import RequestError
 from megatron_model.util.files import write_atomically
@@ -172,9 +173,13 @@ class SetupDialogs:
 def preset_pick(plan: SetupPlan) -> Pick:
     """Return the list of presets, with what each costs on this corpus and this machine."""
     entries = []
-    for name, preset in PRESETS.items():
+    about = {name: preset.description for name, preset in PRESETS.items()} | {AUTO: ""}
+    for name, description in about.items():
+        draft = SetupDraft(name, size=plan.draft.size, machine=plan.draft.machine)
+        if draft.sizing is not None:
+            description = " ".join(draft.sizing.reasons)
         cost = preflight(
-            SetupDraft(name, size=plan.draft.size).check().config,
+            draft.check().config,
             characters=plan.facts.characters,
             vocabulary_size=plan.vocabulary_size,
             device=plan.device,
@@ -185,7 +190,7 @@ def preset_pick(plan: SetupPlan) -> Pick:
             f"{formatting.count(cost.parameters):>6} parameters "
             f"{formatting.size(cost.total_bytes):>9}  {seconds:>8}  {fits}"
         )
-        entries.append(Entry(name, name, detail, preset.description))
+        entries.append(Entry(name, name, detail, description))
     return Pick("Start from which preset?", entries, plan.draft.preset)
 
 

@@ -60,9 +60,11 @@ class SetupPlan:
         # An estimate until the text was read; a run starts only then.
         size = self.facts.characters or self.facts.estimate or 0
         plain, fitted = self._fitted
-        if plain is not self.history.draft or fitted.size != size:
+        machine = self.devices.get(self.history.draft.edits.get("training.device", "auto"))
+        known = plain is self.history.draft and fitted.machine is machine
+        if not known or fitted.size != size:
             # Kept, because a draft keeps what it was checked to be.
-            fitted = replace(self.history.draft, size=size)
+            fitted = replace(self.history.draft, size=size, machine=machine)
             self._fitted = (self.history.draft, fitted)
         return fitted
 
@@ -73,7 +75,7 @@ class SetupPlan:
 
     def change(self, draft: SetupDraft, group: str = "") -> None:
         """Take another draft, as one step that can be undone."""
-        self.history.put(replace(draft, size=0), group)
+        self.history.put(replace(draft, size=0, machine=None), group)
 
     def choose_preset(self, preset: str) -> None:
         """Take the preset that a person chose; one step back undoes it."""

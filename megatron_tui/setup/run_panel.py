@@ -10,6 +10,7 @@ from textual.content import Content
 from textual.widgets import Button, Input
 
 from megatron_model.config.presets import PRESETS
+from megatron_model.planning.sizing import AUTO, Sizing
 from megatron_model.util.text import safe
 from megatron_tui.ui.choice import Choice
 from megatron_tui.ui.panel import Label, Panel
@@ -33,7 +34,7 @@ class RunPanel(Panel):
         """Four rows."""
         with Horizontal(classes="row"):
             yield Label("preset", classes="name")
-            yield Choice(list(PRESETS), self._preset, id="preset")
+            yield Choice([*PRESETS, AUTO], self._preset, id="preset")
             yield Button("Start", id="start", variant="primary", compact=True)
         yield Label(classes="description")
         with Horizontal(classes="row"):
@@ -48,10 +49,11 @@ class RunPanel(Panel):
         """What is typed."""
         return self.query_one("#name", Input).value.strip()
 
-    def show(self, preset: str, command: str, name_error: str) -> None:
-        """Show the preset, and the command or what is wrong with the name."""
+    def show(self, preset: str, sizing: Sizing | None, command: str, name_error: str) -> None:
+        """Show the preset, why it is as it is, and the command or what is wrong with the name."""
         self.query_one("#preset", Choice).value = preset
-        self.query_one(".description", Label).show(PRESETS[preset].description)
+        about = PRESETS[preset].description if sizing is None else sizing.short
+        self.query_one(".description", Label).show(about)
         line = self.query_one(".command", Label)
         if name_error:
             line.show(Content.styled(f"✗ {safe(name_error, one_line=True)}", "$error"))

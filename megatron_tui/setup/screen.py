@@ -20,6 +20,7 @@ from textual.widgets import Button, Input
 
 from megatron_model.config.presets import PRESETS
 from megatron_model.data.corpus import BUILTIN_CORPORA
+from megatron_model.planning.sizing import AUTO
 from megatron_model.run.folder import list_runs
 from megatron_model.util.text import safe
 from megatron_tui.messages import FallbackUsed, ResumeRequested, RunRequested
@@ -62,7 +63,7 @@ class SetupScreen(WorkbenchScreen):
     def __init__(self, workbench: Workbench, corpus: str = "") -> None:
         super().__init__(workbench)
         preset = workbench.preferences.get("setup.preset", "")
-        chosen = preset in PRESETS
+        chosen = preset in (*PRESETS, AUTO)
         self.plan = SetupPlan(workbench.runs_dir, preset if chosen else "cpu", preset_chosen=chosen)
         self._in_background = background_of(self)
         say = partial(notify, self)
@@ -207,7 +208,10 @@ class SetupScreen(WorkbenchScreen):
         panel = self.query_one(RunPanel)
         name = panel.run_name
         panel.show(
-            self.draft.preset, for_screen(self.plan.command(name)), self.plan.name_error(name)
+            self.draft.preset,
+            self.draft.sizing,
+            for_screen(self.plan.command(name)),
+            self.plan.name_error(name),
         )
 
     def _show_cost(self) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 from megatron_model.config.fields import RunConfig, all_fields, get_setting, with_settings
 from megatron_model.config.presets import PRESETS, fitted
 from megatron_model.config.schema import Field
+from megatron_model.device import DeviceInfo
+from megatron_model.planning.sizing import AUTO, Sizing, sized
 from megatron_model.util.errors import RequestError
 
 NOT_IN_FORM = ("data.corpus",)
@@ -55,6 +57,8 @@ class SetupDraft:
     edits: Mapping[str, str] = field(default_factory=dict)
     size: int = 0
     """Of the corpus in characters; 0 while it is not known, and nothing is fitted."""
+    machine: DeviceInfo | None = None
+    """What it is trained on, for the preset that is chosen for it."""
 
     def with_preset(self, preset: str) -> SetupDraft:
         """Return the draft on another preset; what was typed gives way to it, but for the data."""
@@ -112,7 +116,6 @@ class SetupDraft:
     @cached_property
     def _checked(self) -> Checked:
         fields = form_fields()
-        base = PRESETS[self.preset].config
         good: dict[str, object] = {}
         errors: dict[str, str] = {}
         for key, text in self.edits.items():
@@ -120,6 +123,7 @@ class SetupDraft:
                 good[key] = fields[key].parse(text)
             except RequestError as error:
                 errors[key] = _without_key(str(error), key)
+        base = self._base(good)
         try:
             return Checked(self._fitted(with_settings(base, good), good), errors)
         except RequestError as error:
@@ -129,6 +133,22 @@ class SetupDraft:
             key = (edited or named or list(self.edits))[0]
             errors = {**errors, key: _without_key(str(error), key)}
             return Checked(self._fitted(base, ()), errors)
+
+    @property
+    def sizing(self) -> Sizing | None:
+        """What was chosen for text, machine and time, and why, where that is the preset."""
+        if self.preset != AUTO:
+            return None
+        return self._sizing(self.check().config.training.max_seconds)
+
+    def _base(self, good: Mapping[str, object]) -> RunConfig:
+        if self.preset != AUTO:
+            return PRESETS[self.preset].config
+        seconds = good.get("training.max_seconds", 0.0)
+        return self._sizing(seconds if isinstance(seconds, float) else 0.0).config
+
+    def _sizing(self, seconds: float) -> Sizing:
+        return sized(self.size, self.machine if self.size else None, seconds=seconds)
 
     def _fitted(self, config: RunConfig, chosen: Collection[str]) -> RunConfig:
         return fitted(config, self.size, chosen) if self.size else config

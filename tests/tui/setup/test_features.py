@@ -273,11 +273,24 @@ async def test_must_presets(runs_dir: Path, tale: str) -> None:
         await pilot.press("P")
         await until(lambda: isinstance(app.screen, Pick))
         names = [entry.value for entry in app.screen._entries]  # type: ignore[attr-defined]
-        assert names == ["smoke", "cpu", "small", "medium", "large", "seed"]
-        await pilot.press("end", "enter")
+        assert names == ["smoke", "cpu", "small", "medium", "large", "seed", "auto"]
+        await pilot.press("end", "up", "enter")
         await until(lambda: screen.draft.preset == "seed")
         assert screen.plan.config.model == RunConfig().model
         assert app.workbench.preferences.get("setup.preset", "") == "seed"
+
+
+async def test_must_choose_a_model_for_the_text_and_say_why(runs_dir: Path, tale: str) -> None:
+    app = make_app(make_workbench(runs_dir), corpus=tale)
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        await pilot.press("P")
+        await until(lambda: isinstance(app.screen, Pick))
+        await pilot.press("end", "enter")
+        await until(lambda: screen.draft.preset == "auto")
+        assert screen.plan.config.model.architecture == "modern"
+        await until(lambda: "see P" in shown(screen.query_one(RunPanel)))
+        assert screen.plan.command("")[3:5] == ["--preset", "auto"]
 
 
 async def test_must_form_has_unit_range_and_help(runs_dir: Path, tale: str) -> None:
