@@ -27,6 +27,8 @@ from benchmarks.peers import PlainGPT, Shape, TransformersGPT2
 from benchmarks.report import print_table, write_json
 from megatron_model.config.fields import RunConfig, with_settings
 from megatron_model.config.presets import PRESETS
+from megatron_model.inference.decoder import Decoder
+from megatron_model.model.factory import build_model
 from megatron_model.planning.preflight import flops_per_character, preflight
 from megatron_model.training.learner import Learner, build_learner, describe
 
@@ -68,6 +70,7 @@ def main() -> None:
         f"{results['matrix_rate'] / 1e12:.0f} TFLOP/s, {results['copy_rate'] / 1e12:.2f} TB/s"
     )
     results["steps"] = steps_of_presets(options, results["matrix_rate"])
+    results["writing"] = writing()
     results["peers"] = steps_of_peers(options.steps)
     if options.corpus:
         results["whole"] = [
@@ -205,6 +208,33 @@ def profile(learner: Learner) -> None:
     )
     lines = table.splitlines()
     print("\n".join(line[:72] + line[-90:] for line in lines))
+
+
+def writing() -> list[dict[str, Any]]:
+    """Measure characters a second: alone and in a batch, recorded and operation by operation."""
+    found = []
+    for preset in ("small", "large"):
+        model = build_model(PRESETS[preset].config.model, VOCABULARY).eval().requires_grad_(False)
+        for place, streams in (("cpu", 1), ("card", 1), ("card", 8), ("card", 64)):
+            model = model.to("cpu" if place == "cpu" else CARD)
+            decoder = Decoder(model, streams)
+            decoder.start([1] * 64)
+            for _ in range(5):
+                decoder.step([2] * streams)
+            begun, count = time.perf_counter(), 60
+            for _ in range(count):
+                decoder.step([3] * streams)
+            rate = count * streams / (time.perf_counter() - begun)
+            found.append({"preset": preset, "place": place, "streams": streams, "rate": rate})
+    print_table(
+        "writing",
+        ["", "characters/s"],
+        [
+            [f"{row['preset']}, {row['place']}, {row['streams']}", f"{row['rate']:,.0f}"]
+            for row in found
+        ],
+    )
+    return found
 
 
 def steps_of_peers(steps: int) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import re
 import resource
 import sys
 import time
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -126,7 +127,9 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     if precision == "bfloat16":
         return torch.bfloat16
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        # A card that only emulates bfloat16 is slower with it.
+        known = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if known else torch.float32
     if device.type == "cpu" and cpu_computes_bfloat16():
         return torch.bfloat16
     return torch.float32
@@ -137,7 +140,11 @@ def measure_matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     import torch
 
     size = 512 if device.type == "cpu" else 4096
-    left = torch.ones(size, size, dtype=dtype, device=device)
+    # Of numbers as they occur: with ones a card draws less power, and is faster than it will be.
+    generator = torch.Generator(device).manual_seed(0)
+    left = torch.randn(size, size, dtype=dtype, device=device, generator=generator)
+    if device.type == "cuda":
+        return 2.0 * size**3 / _seconds_on_card(lambda: left @ left)
     best = math.inf
     for _ in range(4):
         start = time.perf_counter()
@@ -145,6 +152,27 @@ def measure_matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
         float(product[0, 0])  # waits for an accelerator
         best = min(best, time.perf_counter() - start)
     return 2.0 * size**3 / best
+
+
+WARM_UP_SECONDS, TIMED = 0.05, 20
+"""A card's clocks rise when there is work; then so much of it is timed, without a wait between."""
+
+
+def _seconds_on_card(work: Callable[[], object]) -> float:
+    """Return what one piece of work takes on the card by its own clock."""
+    import torch
+
+    start = time.perf_counter()
+    while time.perf_counter() - start < WARM_UP_SECONDS:
+        work()
+        torch.cuda.synchronize()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(TIMED):
+        work()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3 / TIMED
 
 
 def measured_device(name: str = "auto", precision: str = "auto") -> DeviceInfo:
@@ -213,16 +241,18 @@ class MemoryMeter:
             self._device.index if self._device.index is not None else torch.cuda.current_device()
         )
         free, total = torch.cuda.mem_get_info(index)
-        utilization = temperature = None
+        utilization = temperature = process = None
         if self._nvml is not None and not torch.version.hip:
+            # Each by itself: a part of a card (MIG) tells no utilisation, a container no processes.
+            handle = self._handle(index)
             with contextlib.suppress(Exception):
-                # NVML counts every card, CUDA only the visible ones: the UUID is the same.
-                uuid = str(torch.cuda.get_device_properties(index).uuid)
-                full = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
-                handle = self._nvml.nvmlDeviceGetHandleByUUID(full)
                 utilization = self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+            with contextlib.suppress(Exception):
                 sensor = self._nvml.NVML_TEMPERATURE_GPU
                 temperature = float(self._nvml.nvmlDeviceGetTemperature(handle, sensor))
+            with contextlib.suppress(Exception):
+                running = self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+                process = next(int(p.usedGpuMemory) for p in running if p.pid == os.getpid())
         return DeviceSampled(
             step=step,
             kind="gpu",
@@ -232,7 +262,22 @@ class MemoryMeter:
             total=total,
             utilization=utilization,
             temperature=temperature,
+            reserved=torch.cuda.memory_reserved(index),
+            allocated=torch.cuda.memory_allocated(index),
+            process=process,
         )
+
+    def _handle(self, index: int) -> Any:
+        """Return NVML's handle of a card, or of a part of one, by what CUDA calls it."""
+        import torch
+
+        # NVML counts every card, CUDA only the visible ones: the UUID is the same.
+        uuid = str(torch.cuda.get_device_properties(index).uuid)
+        known = uuid.startswith(("GPU-", "MIG-"))
+        for full in [uuid] if known else [f"GPU-{uuid}", f"MIG-{uuid}"]:
+            with contextlib.suppress(Exception):
+                return self._nvml.nvmlDeviceGetHandleByUUID(full)
+        return None
 
     def _mps(self, step: int) -> DeviceSampled:
         import torch

@@ -127,16 +127,25 @@ class CheckpointSaved(Event, frozen=True, kw_only=True):
 
 
 class DeviceSampled(Event, frozen=True, kw_only=True):
-    """Memory of the training device in bytes: `kind` says which (gpu, or ram of this process)."""
+    """Memory of the training device in bytes: `kind` says which (gpu, or ram of this process).
+
+    Of a card `used` counts everybody's, and the others this process's alone.
+    """
 
     kind: Literal["gpu", "ram"]
     name: str
     used: Count
     peak: Count
+    """The most that this process held for its tensors."""
     total: Count
     utilization: float | None = None
     temperature: float | None = None
     """Degrees Celsius."""
+    reserved: Count | None = None
+    """Held for tensors now, by this process; of that `allocated` are in use."""
+    allocated: Count | None = None
+    process: Count | None = None
+    """Everything of this process on the card, by the driver's count."""
 
 
 class RankMeasured(Struct, frozen=True, kw_only=True, gc=False):

@@ -12,10 +12,11 @@ from megatron_model.model.classic import TransformerModel, run_block
 from megatron_model.model.modern import ModernTransformer, run_layer
 from megatron_model.training.fused.library import Library, load_library
 from megatron_model.training.fused.step import fused_loss, fused_step, serves
-from megatron_model.training.graph_step import GraphStep, Record, record_on_card
+from megatron_model.training.graph_step import GraphStep
 from megatron_model.training.loss import BlockLoss, eager_loss
 from megatron_model.training.optimizer import LocalOptimizer
 from megatron_model.training.step import Step, eager_step, step_work
+from megatron_model.util.recording import Record, record_on_card
 
 Way: TypeAlias = Literal["eager", "recorded", "torch.compile", "fused"]
 """Operation by operation; recorded once, and repeated as one order to a card; with layers that

@@ -6,28 +6,14 @@ card: on an H100 most of the time of a step of 11 million parameters was the hos
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from megatron_model.training.optimizer import LocalOptimizer
 from megatron_model.training.step import Work
-
-WARM_UPS = 3
-"""Times that the work is done before it is recorded: libraries and compilers choose meanwhile."""
-
-
-class Recording(Protocol):
-    """Work that was recorded."""
-
-    def replay(self) -> None:
-        """Do it once more, with what stands in its tensors now."""
-
-
-Record: TypeAlias = Callable[[Callable[[], None]], Recording]
-"""Does some work a few times, and records it."""
+from megatron_model.util.recording import Record, Recording
 
 
 class GraphStep:
@@ -91,26 +77,3 @@ class _Recorded(NamedTuple):
     wanted: Tensor
     found: list[Tensor]
     """Loss and norm."""
-
-
-def record_on_card(work: Callable[[], None]) -> Recording:
-    """Record `work` as a CUDA graph; the random generator is left as it was.
-
-    Raises:
-        RuntimeError: it does what cannot be recorded, or memory is out.
-    """
-    generator = torch.cuda.get_rng_state()
-    try:
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UPS):
-                work()
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may go on using the card meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            work()
-    finally:
-        torch.cuda.set_rng_state(generator)
-    return graph

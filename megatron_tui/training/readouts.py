@@ -94,7 +94,14 @@ def memory_line(state: RunState, width: int) -> Content:
         (f" of {formatting.size(device.total)}", "$quiet"),
     )
     peak = Content.styled(f"peak {formatting.size(device.peak)}", "$quiet")
-    return joined([used, peak], width, "  ")
+    own = device.process if device.process is not None else device.reserved
+    if own is None:
+        return joined([used, peak], width, "  ")
+    # What the card holds is everybody's; what is compared with the peak is this process's.
+    run = Content.styled(
+        f"this run {formatting.size(own)}, peak {formatting.size(device.peak)}", "$quiet"
+    )
+    return joined([Content.assemble(("card ", "$quiet"), used), run], width, "  ")
 
 
 def metric_title(state: RunState, metric: Metric) -> str:

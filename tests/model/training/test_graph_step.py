@@ -28,11 +28,11 @@ from megatron_model.model.modern import (
 )
 from megatron_model.planning.compile_choice import choose_beforehand
 from megatron_model.training.computation import LocalComputations, compile_layers
-from megatron_model.training.graph_step import WARM_UPS, Recording
 from megatron_model.training.learner import Learner, build_learner
 from megatron_model.training.loss import characters_at_once, evaluate_loss
 from megatron_model.training.nonfinite import is_out_of_memory
 from megatron_model.training.trainer import Trainer
+from megatron_model.util.recording import WARM_UPS, Recording
 from tests.model.helpers import ARCHITECTURES, make_trainer, tiny_config, tiny_model
 
 MUON = {"model.architecture": "modern", "training.optimizer": "muon"}
