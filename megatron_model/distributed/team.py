@@ -30,6 +30,8 @@ from megatron_model.distributed.board import Board
 from megatron_model.distributed.launcher import MEETING_VARIABLE
 from megatron_model.distributed.monitor import STORE_SECONDS, RankMonitor, attribute_failure
 from megatron_model.planning.device_cost import check_device
+from megatron_model.util.errors import RequestError
+from megatron_model.util.text import safe
 
 EXCHANGE_TIMEOUT = timedelta(minutes=10)
 """How long the ranks wait for each other in a step: all of them live, but one does not come."""
@@ -63,6 +65,32 @@ class Order(NamedTuple):
     content: bytes = b""
 
 
+def card_of(local_rank: int, cards: int) -> int:
+    """Return the card of a process among those of its machine, of the `cards` that it sees.
+
+    Whoever starts the processes may let each of them see nothing but its own.
+    """
+    return local_rank % max(1, cards)
+
+
+def check_own_cards(places: list[str]) -> None:
+    """Refuse a card that two processes would share, which NCCL does not allow.
+
+    Args:
+        places: of each rank its machine and its card.
+
+    Raises:
+        RequestError: two are alike.
+    """
+    for rank, place in enumerate(places):
+        if place in places[:rank]:
+            raise RequestError(
+                f"Ranks {places.index(place)} and {rank} would train on the same card of "
+                f"{safe(place.partition(' ')[0], one_line=True)}; start as many processes there as "
+                "it has cards, or set training.device cpu."
+            )
+
+
 class Team:
     """This process among those that train together."""
 
@@ -74,8 +102,8 @@ class Team:
         self.local_size = int(environment.get("LOCAL_WORLD_SIZE", "1"))
         self.on_one_machine = self.local_size == self.size
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        if torch.cuda.is_available() and self.local_rank < torch.cuda.device_count():
-            torch.cuda.set_device(self.local_rank)
+        if torch.cuda.is_available():
+            torch.cuda.set_device(card_of(self.local_rank, torch.cuda.device_count()))
         meeting = environment.get(MEETING_VARIABLE)
         by_agent = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         dist.init_process_group(
@@ -112,7 +140,13 @@ class Team:
         name = config.training.device
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
-        return choose_device("cpu" if name == "cpu" else f"cuda:{self.local_rank}")
+        if name == "cpu":
+            return choose_device("cpu")
+        card = card_of(self.local_rank, torch.cuda.device_count())
+        device = choose_device(f"cuda:{card}")
+        uuid = torch.cuda.get_device_properties(device).uuid
+        check_own_cards(self.gather_texts(f"{host()} {uuid}"))
+        return device
 
     def order(self, kind: Kind, number: int = 0, value: float = 0.0, content: bytes = b"") -> None:
         """Have the others do something; rank 0 only, and does nothing in any other."""

@@ -45,11 +45,8 @@ class Nvml(SimpleNamespace):
     def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Any]:  # noqa: N802
         """Tell who is on it."""
         assert handle == self.uuid
-        others = SimpleNamespace(pid=1, usedGpuMemory=900 * MIB)
-        return [
-            others,
-            *([] if self.part else [SimpleNamespace(pid=os.getpid(), usedGpuMemory=70)]),
-        ]
+        own = [] if self.part else [SimpleNamespace(pid=os.getpid(), usedGpuMemory=70)]
+        return [SimpleNamespace(pid=1, usedGpuMemory=900 * MIB), *own]
 
 
 @pytest.fixture
