@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from megatron_model.device import DeviceInfo
+from megatron_model.planning.device_look import look_at, look_at_one
 from megatron_model.util.errors import RequestError
 
 GARBAGE_THRESHOLDS = (10_000, 10, 10)
@@ -45,9 +46,7 @@ class TorchLoader:
             if known is None or name not in ("auto", known.kind):
                 raise RequestError(f'This machine has no device "{name}".')
             return known
-        from megatron_model.device import measured_device
-
-        return measured_device(name)
+        return look(name)
 
     def list_devices(self) -> dict[str, DeviceInfo]:
         """Look at every device of this machine, from a thread; their memory is that of now."""
@@ -57,6 +56,9 @@ class TorchLoader:
 
             names += [f"cuda:{number}" for number in range(torch.cuda.device_count())]
             names += ["mps"] if torch.backends.mps.is_available() else []
+        if self.cards:  # all of them by one process
+            looks = look_at(names).values()
+            return {each.name: each.device for each in looks if each.device is not None}
         found = {}
         for name in names:
             with contextlib.suppress(RequestError, RuntimeError):
@@ -92,6 +94,15 @@ def count_cards() -> int:
 
 def describe_machine() -> DeviceInfo:
     """Import torch, look at the device it would choose, and measure how fast that multiplies."""
-    from megatron_model.device import measured_device
+    return look("auto")
 
-    return measured_device()
+
+def look(name: str) -> DeviceInfo:
+    """Look at a device and measure it: at an accelerator from another process, at a CPU from here.
+
+    Raises:
+        RequestError: this machine has no such device, or it does not answer.
+    """
+    from megatron_model.device import choose_device, measured_device
+
+    return measured_device(name) if choose_device(name).type == "cpu" else look_at_one(name)
