@@ -1,7 +1,7 @@
 """In which precision a model's weights are read while it writes.
 
 Where a model is larger than the processor's caches, writing takes the time that its weights take
-to be read: rounded to 8 bits they take a quarter of it.
+to be read: rounded to 8 bits they take a quarter of it. On a card they are bfloat16.
 """
 
 from __future__ import annotations
@@ -36,3 +36,16 @@ def is_rounded(model: nn.Module, precision: Precision) -> bool:
         return known and precision == "int8"
     frozen = not any(value.requires_grad for value in values)
     return frozen and sum(value.numel() for value in values) >= ROUNDED_FROM_WEIGHTS
+
+
+def device_dtype(device: torch.device, precision: Precision) -> torch.dtype:
+    """Return in which arithmetic a CUDA card computes the matrix products while it writes.
+
+    `auto` means bfloat16 where the card has it, and float32 where it would only emulate it. There
+    is no int8: it means float32.
+    """
+    if precision != "auto":
+        return torch.float32
+    with torch.cuda.device(device):
+        has_it = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_it else torch.float32

@@ -7,6 +7,7 @@ of one array; what they drop becomes zero, and they do not renormalise.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import islice
@@ -21,6 +22,7 @@ from torch import nn
 from megatron_model.config.fields import REPETITION_SPAN, SamplingConfig
 from megatron_model.data.tokenizer import CharTokenizer
 from megatron_model.inference.decoder import Decoder, Logits
+from megatron_model.inference.graph_writer import Request, Written, write_on_card
 from megatron_model.inference.precision import Precision
 from megatron_model.util.errors import RequestError
 
@@ -166,10 +168,11 @@ class Stream:
     def pick(self, logits: NDArray[np.float32]) -> int:
         """Return the next token, chosen from logits (V,)."""
         token = choose(logits, self.sampling, next(self._draws), self._recent)
-        self._write(token)
+        self.write(token)
         return token
 
-    def _write(self, token: int) -> None:
+    def write(self, token: int) -> None:
+        """Take the next token, wherever it was chosen."""
         self._recent.append(token)
         self._tail.append(token)
         self._left -= 1
@@ -203,7 +206,7 @@ def pick_together(streams: Sequence[Stream], logits: Logits) -> list[int | None]
             token = int(numbers[row].argmax())
         elif token == numbers.shape[1]:  # rounding: see `invert`
             token = int(weights[row].nonzero()[0][-1])
-        stream._write(token)
+        stream.write(token)
         tokens.append(token)
     return tokens
 
@@ -248,6 +251,59 @@ def generate_columns(
             return
         # What is over is read on as anything, for the others' sake.
         logits = decoder.step([token or 0 for token in column])
+
+
+def generate_tokens(
+    model: nn.Module,
+    prompt: Sequence[int],
+    streams: Sequence[Stream],
+    *,
+    cached: bool = True,
+    precision: Precision = "auto",
+    written: Sequence[int] = (),
+) -> Iterator[list[int | None]]:
+    """Write as `generate_columns` does, for whoever needs no logits.
+
+    On a CUDA card the characters are drawn there, some at a time: see `graph_writer`.
+    """
+    if all(stream.over for stream in streams):
+        return
+    request = Request(
+        prompt,
+        written,
+        [stream.sampling for stream in streams],
+        [list(stream._recent) for stream in streams],
+        [stream._draws for stream in streams],
+        max(stream._left for stream in streams),
+    )
+    parts = write_on_card(model, request, precision) if cached else None
+    if parts is not None:
+        with contextlib.closing(parts):
+            yield from columns_of(parts, streams)
+        return
+    for column, _ in generate_columns(
+        model, prompt, streams, cached=cached, precision=precision, written=written
+    ):
+        yield column
+
+
+def columns_of(parts: Iterable[Written], streams: Sequence[Stream]) -> Iterator[list[int | None]]:
+    """Yield character by character what was written on a device, until the last stream is over.
+
+    Raises:
+        RequestError: a character was drawn from NaN or infinity.
+    """
+    for part in parts:
+        for tokens, finite in zip(part.tokens.tolist(), part.finite, strict=True):
+            check_finite(0.0 if finite else np.nan)
+            column: list[int | None] = []
+            for stream, token in zip(streams, tokens, strict=True):
+                column.append(None if stream.over else token)
+                if not stream.over:
+                    stream.write(token)
+            yield column
+            if all(stream.over for stream in streams):
+                return
 
 
 def start_tokens(tokenizer: CharTokenizer, prompt: str) -> list[int]:
@@ -299,7 +355,7 @@ def generate_batch(
     vocabulary = tokenizer.vocabulary
     before = tokenizer.encode(written)
     streams = make_streams(tokenizer, start, samplings, before)
-    for column, _ in generate_columns(
+    for column in generate_tokens(
         model, start, streams, cached=cached, precision=precision, written=before
     ):
         yield ["" if token is None else vocabulary[token] for token in column]
