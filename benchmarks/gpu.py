@@ -25,9 +25,11 @@ from torch import nn
 
 from benchmarks.peers import PlainGPT, Shape, TransformersGPT2
 from benchmarks.report import print_table, write_json
-from megatron_model.config.fields import RunConfig, with_settings
+from megatron_model.config.fields import RunConfig, SamplingConfig, with_settings
 from megatron_model.config.presets import PRESETS
+from megatron_model.data.tokenizer import CharTokenizer
 from megatron_model.inference.decoder import Decoder
+from megatron_model.inference.sampler import generate_batch, several
 from megatron_model.model.factory import build_model
 from megatron_model.planning.preflight import flops_per_character, preflight
 from megatron_model.training.learner import Learner, build_learner, describe
@@ -73,10 +75,9 @@ def main() -> None:
     results["writing"] = writing()
     results["peers"] = steps_of_peers(options.steps)
     if options.corpus:
-        results["whole"] = [
-            whole_run(options.corpus),
-            whole_peer(options.corpus, options.peer_steps),
-        ]
+        results["whole"] = [whole_run(options.corpus)]
+        if options.peer_steps:
+            results["whole"].append(whole_peer(options.corpus, options.peer_steps))
         print_table(
             "a whole run",
             ["", "loss", "seconds"],
@@ -211,29 +212,34 @@ def profile(learner: Learner) -> None:
 
 
 def writing() -> list[dict[str, Any]]:
-    """Measure characters a second: alone and in a batch, recorded and operation by operation."""
+    """Measure characters a second: on the CPU, and on the card alone and in a batch."""
     found = []
+    tokenizer = CharTokenizer("".join(map(chr, range(48, 48 + VOCABULARY))))
     for preset in ("small", "large"):
         model = build_model(PRESETS[preset].config.model, VOCABULARY).eval().requires_grad_(False)
         for place, streams in (("cpu", 1), ("card", 1), ("card", 8), ("card", 64)):
             model = model.to("cpu" if place == "cpu" else CARD)
-            decoder = Decoder(model, streams)
-            decoder.start([1] * 64)
-            for _ in range(5):
-                decoder.step([2] * streams)
-            begun, count = time.perf_counter(), 60
-            for _ in range(count):
-                decoder.step([3] * streams)
-            rate = count * streams / (time.perf_counter() - begun)
-            found.append({"preset": preset, "place": place, "streams": streams, "rate": rate})
-    print_table(
-        "writing",
-        ["", "characters/s"],
-        [
-            [f"{row['preset']}, {row['place']}, {row['streams']}", f"{row['rate']:,.0f}"]
-            for row in found
-        ],
-    )
+            rates = []
+            for count in (100, 400):  # what is made once is made by the first
+                sampling = SamplingConfig(max_new_tokens=count)
+                begun = time.perf_counter()
+                for _ in generate_batch(model, tokenizer, "0" * 64, several(sampling, streams)):
+                    pass
+                rates.append(count * streams / (time.perf_counter() - begun))
+            found.append({"preset": preset, "place": place, "streams": streams, "rates": rates})
+        decoder = Decoder(model, 1)
+        decoder.start([1] * 64)
+        decoder.step([2])
+        begun = time.perf_counter()
+        for _ in range(100):
+            decoder.step([3])
+        rate = 100 / (time.perf_counter() - begun)
+        found.append({"preset": preset, "place": "logits", "streams": 1, "rates": [rate, rate]})
+    rows = [
+        [f"{row['preset']}, {row['place']}, {row['streams']}", *(f"{r:,.0f}" for r in row["rates"])]
+        for row in found
+    ]
+    print_table("writing, characters/s", ["", "first text", "second"], rows)
     return found
 
 

@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -53,6 +51,7 @@ from megatron_model.inference.static_reader import (
 from megatron_model.model.classic import TransformerModel
 from megatron_model.model.modern import ModernTransformer
 from megatron_model.torch_private.weight_versions import weight_versions
+from megatron_model.util.recording import trained_here
 
 TOGETHER = 16
 """Characters of a launch: up to one less is written past the end of a text, and dropped."""
@@ -65,8 +64,6 @@ CAPTURED_FROM = 64
 KEPT_BYTES = 1 << 28
 """Keys and values up to which a writer is kept for the next text of its model."""
 
-_TRAINERS = ("megatron_model.training.", "megatron_model.run.runner")
-"""Modules of which a thread that trains has one on its stack."""
 
 _logger = logging.getLogger(__name__)
 
@@ -215,7 +212,7 @@ class GraphWriter:
                 # Libraries and workspaces are looked for before: that cannot be captured.
                 self._position.zero_()
                 self._compute(min(2, launch))
-                # Others may go on computing on the card: see `others_train`.
+                # Others may go on computing on the card, unless they train: see `trained_here`.
                 with torch.cuda.graph(
                     graph,
                     pool=self._pool,
@@ -435,38 +432,13 @@ def _is_on_card(model: nn.Module) -> bool:
 def _capture(writer: GraphWriter, request: Request) -> None:
     """Capture if it can be done; without a graph the same is computed, more slowly."""
     missing = writer.missing(request)
-    if not missing or others_train():
+    if not missing or trained_here():
         return
     try:
         with _capturing:
             writer.capture(missing)
     except Exception as error:  # whatever a driver refuses: there is another way
         _say(f"text is written without a graph: {error}")
-
-
-def others_train(looks: int = 3) -> bool:
-    """Whether another thread of this process is training.
-
-    While a graph is captured, torch's random numbers of that card (dropout, for one) are refused to
-    whoever else draws some. Between two of its events a trainer is not seen: hence several looks, a
-    few milliseconds apart.
-    """
-    own = threading.get_ident()
-    for look in range(looks):
-        if look:
-            time.sleep(0.003)
-        for thread, frame in sys._current_frames().items():
-            if thread != own and _trains(frame):
-                return True
-    return False
-
-
-def _trains(frame: Any) -> bool:
-    while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith(_TRAINERS):
-            return True
-        frame = frame.f_back
-    return False
 
 
 @cache

@@ -47,6 +47,7 @@ from megatron_model.training.state import HowComputed
 from megatron_model.training.step import Step
 from megatron_model.util.c_library import LIMIT_SECONDS
 from megatron_model.util.library_store import place
+from megatron_model.util.recording import train_here
 from megatron_model.util.text import plural, safe
 
 LONGEST_REASON = 160
@@ -100,6 +101,8 @@ class Learner:
         """Whether what is compiled or recorded in the first step is still to be."""
         self._notices: list[str] = []
         self._pace = Pace() if self.device.type == "cuda" else None
+        if self._pace is not None:
+            train_here(self)
         self._on_host: nn.Module | None = None
         """A copy to write with, while a device is busy training."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
@@ -20,6 +21,23 @@ class Recording(Protocol):
 
 Record: TypeAlias = Callable[[Callable[[], None]], Recording]
 """Does some work a few times, and records it."""
+
+
+_trainers: weakref.WeakSet[object] = weakref.WeakSet()
+
+
+def train_here(trainer: object) -> None:
+    """Take note that `trainer` uses this process's card for as long as it lives."""
+    _trainers.add(trainer)
+
+
+def trained_here() -> bool:
+    """Whether somebody trains on a card in this process.
+
+    While one thread records, torch refuses the card's random numbers, and their seed, to all
+    others: dropout would end the run.
+    """
+    return bool(_trainers)
 
 
 def record_on_card(work: Callable[[], None]) -> Recording:

@@ -16,7 +16,9 @@ ALPHABET = "".join(map(chr, range(48, 48 + 65)))
 
 
 def written(model: torch.nn.Module, sampling: SamplingConfig, streams: int) -> list[str]:
-    columns = generate_batch(model, CharTokenizer(ALPHABET), "0", several(sampling, streams))
+    columns = generate_batch(
+        model, CharTokenizer(ALPHABET), "0", several(sampling, streams), precision="float32"
+    )
     return ["".join(texts) for texts in zip(*columns, strict=True)]
 
 

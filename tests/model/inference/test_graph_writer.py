@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -26,6 +26,7 @@ from megatron_model.inference.sampler import (
     generate_stream,
     several,
 )
+from megatron_model.util import recording
 from megatron_model.util.errors import RequestError
 from tests.model.helpers import ARCHITECTURES
 from tests.model.model.test_models import model_with_opinions
@@ -312,24 +313,18 @@ def test_whatever_the_logits_are_a_token_is_one_of_the_vocabulary(way: str) -> N
                 assert token == choose(np.float32(values), sampling, share, [1])
 
 
-def test_a_thread_that_trains_is_seen() -> None:
-    assert not graph_writer.others_train()
-    begun, over = threading.Event(), threading.Event()
+def test_who_trains_on_a_card_is_known_for_as_long_as_he_lives() -> None:
+    class Trainer:
+        """Somebody."""
 
-    def wait() -> None:
-        begun.set()
-        over.wait()
-
-    scope: dict[str, Any] = {"__name__": "megatron_model.training.trainer", "wait": wait}
-    exec("def train():\n    wait()", scope)
-    train: Callable[[], None] = scope["train"]
-    thread = threading.Thread(target=train)
-    thread.start()
-    begun.wait()
-    assert graph_writer.others_train()
-    over.set()
-    thread.join()
-    assert not graph_writer.others_train()
+    gc.collect()
+    assert not recording.trained_here()
+    trainer = Trainer()
+    recording.train_here(trainer)
+    assert recording.trained_here()
+    del trainer
+    gc.collect()
+    assert not recording.trained_here()
 
 
 def test_a_model_on_the_cpu_has_its_own_way() -> None:
