@@ -73,7 +73,6 @@ def main() -> None:
     )
     results["steps"] = steps_of_presets(options, results["matrix_rate"])
     results["writing"] = writing()
-    results["peers"] = steps_of_peers(options.steps)
     if options.corpus:
         results["whole"] = [whole_run(options.corpus)]
         if options.peer_steps:
@@ -86,6 +85,7 @@ def main() -> None:
                 for row in results["whole"]
             ],
         )
+    results["peers"] = steps_of_peers(options.steps)
     write_json("gpu", results)
 
 
