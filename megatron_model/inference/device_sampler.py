@@ -121,7 +121,7 @@ class DeviceSampler:
         probabilities = torch.softmax(numbers / self._temperature, dim=-1)
         if self._asked.min_p:
             least = self._min_p * probabilities.amax(-1, keepdim=True)
-            probabilities = torch.where(probabilities >= least, probabilities, 0.0)
+            probabilities = probabilities * (probabilities >= least)
         if self._asked.ranked:
             probabilities = self._keep_likeliest(probabilities)
         cumulative = probabilities.cumsum(-1)
@@ -132,7 +132,7 @@ class DeviceSampler:
     def _keep_likeliest(self, probabilities: Tensor) -> Tensor:
         """Keep the `top_k` likeliest, and of these the fewest that reach share `top_p`."""
         ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        ordered = torch.where(self._ranks < self._top_k, ordered, 0.0)
+        ordered = ordered * (self._ranks < self._top_k)
         cumulative = ordered.cumsum(-1)
         kept = cumulative - ordered < self._top_p * cumulative[:, -1:]
-        return torch.zeros_like(ordered).scatter_(-1, order, torch.where(kept, ordered, 0.0))
+        return torch.zeros_like(ordered).scatter_(-1, order, ordered * kept)

@@ -125,6 +125,7 @@ class GraphWriter:
         self._stream: Any = None
         if self._on_card:
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._wait_for_others()
         with self._computing():
             self._reader: Reader = (
                 ModernReader(model, streams, dtype)
@@ -166,6 +167,7 @@ class GraphWriter:
         waiting: deque[tuple[int, int, Any]] = deque()
         started = number = 0
         try:
+            self._wait_for_others()
             with self._computing():
                 self._start(request)
             while started < request.length or waiting:
@@ -206,9 +208,9 @@ class GraphWriter:
             RuntimeError: it cannot be captured, or there is no memory for it.
         """
         for launch in launches:
-            graph = torch.cuda.CUDAGraph()
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
             with self._computing():
+                graph = torch.cuda.CUDAGraph()
+                self._pool = self._pool or torch.cuda.graph_pool_handle()
                 # Libraries and workspaces are looked for before: that cannot be captured.
                 self._position.zero_()
                 self._compute(min(2, launch))
@@ -348,13 +350,16 @@ class GraphWriter:
     def _on_host(self, like: Tensor) -> Tensor:
         return torch.zeros(like.shape, dtype=like.dtype, pin_memory=self._on_card)
 
+    def _wait_for_others(self) -> None:
+        """Begin after what is computed on the weights at this moment, where others compute."""
+        if self._on_card:
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
+
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:
         """Compute on the writer's own stream, in the arithmetic that it says."""
         on_stream: AbstractContextManager[None] = contextlib.nullcontext()
         if self._on_card:
-            # What was computed until now, on the weights most of all.
-            self._stream.wait_stream(torch.cuda.current_stream(self._device))
             on_stream = torch.cuda.stream(self._stream)
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False), on_stream:
             yield

@@ -72,6 +72,9 @@ class ModernTransformer(nn.Module):
         kept = min(block_size, math.isqrt(KEPT_BIASES // heads))
         self.register_buffer("attention_bias", distance_bias(heads, kept), persistent=False)
         self.attention_bias: Tensor
+        # Beside the weights, as what is recorded on a card cannot fetch anything from the host.
+        self.register_buffer("distance_costs", distance_costs(heads), persistent=False)
+        self.distance_costs: Tensor
         self.layer: RunLayer = run_layer
         """What computes a layer in training; a compiled one may take its place."""
         self._folded: dict[tuple[int, torch.dtype, torch.device], FoldedTexts] = {}
@@ -176,7 +179,7 @@ class ModernTransformer(nn.Module):
         recorded; `cache.length` is left to the caller.
         """
         distance = position - torch.arange(self.block_size, device=position.device)
-        bias = -distance_costs(self.heads).to(position.device)[:, None, None] * distance
+        bias = -self.distance_costs[:, None, None] * distance
         cache.position = position
         try:
             return self._read(tokens, cache, bias.masked_fill(distance < 0, float("-inf")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -192,6 +193,29 @@ def test_launches_of_few_sizes_write_the_same(
         assert len(card) == count
 
 
+def test_what_a_text_took_is_given_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[GraphWriter]] = []
+
+    class Noted(GraphWriter):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(graph_writer, "_is_on_card", lambda model: True)
+    monkeypatch.setattr(graph_writer, "device_dtype", lambda device, precision: torch.float32)
+    monkeypatch.setattr(graph_writer, "GraphWriter", Noted)
+    model = model_with_opinions("modern")
+    gc.disable()
+    try:
+        batch(model, "a", [SamplingConfig(max_new_tokens=40)])
+        stream = generate_stream(model, TOKENIZER, "a", SamplingConfig(max_new_tokens=40))
+        next(stream)
+        del stream
+        assert [writer() for writer in made] == [None, None]
+    finally:
+        gc.enable()
+
+
 def test_two_texts_at_the_same_time_have_a_writer_each(
     card: list[GraphWriter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,7 +334,7 @@ def test_whatever_the_logits_are_a_token_is_one_of_the_vocabulary(way: str) -> N
             )
             assert 0 <= token < 3
             if all(np.isfinite(values)):
-                assert token == choose(np.float32(values), sampling, share, [1])
+                assert token == choose(np.array(values, np.float32), sampling, share, [1])
 
 
 def test_who_trains_on_a_card_is_known_for_as_long_as_he_lives() -> None:

@@ -64,6 +64,12 @@ def test_a_few_minutes_on_two_cores_are_for_the_model_of_the_cpu_preset() -> Non
     assert width(1_100_000, CPU, 110.0) == 128
 
 
+def test_a_model_that_would_memorise_its_text_drops_some() -> None:
+    assert sized(1_100_000, CARD).config.model.dropout == 0.2
+    assert sized(1_100_000, CPU, seconds=110.0).config.model.dropout == 0.0
+    assert sized(10**9, CARD).config.model.dropout == 0.0
+
+
 def test_a_run_without_a_budget_is_counted_in_steps_of_about_ten_minutes() -> None:
     config = sized(10**9, CPU).config
     cost = preflight(config, characters=10**9, device=CPU)
