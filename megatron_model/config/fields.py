@@ -217,7 +217,13 @@ class TrainingConfig(Settings, frozen=True, kw_only=True):
         ),
     ] = "off"
     threads: Annotated[
-        int, setting("CPU threads for training; 0 chooses.", unit="threads", low=0, high=1024)
+        int,
+        setting(
+            "CPU threads for training; 0 chooses, by what others leave free.",
+            unit="threads",
+            low=0,
+            high=1024,
+        ),
     ] = 0
 
 

@@ -10,10 +10,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 
+import torch
+
 from megatron_model.config.fields import RunConfig, get_setting
 from megatron_model.config.live import changed
 from megatron_model.data.token_cache import PreparedCorpus
-from megatron_model.device import MemoryMeter, measure_matrix_rate
+from megatron_model.device import MemoryMeter, available_cores, measure_matrix_rate
 from megatron_model.events import schema as events
 from megatron_model.events.log import EventLog
 from megatron_model.events.schema import Event
@@ -24,6 +26,7 @@ from megatron_model.run.folder import RunFolder
 from megatron_model.run.restore import restore
 from megatron_model.run.save import Saver
 from megatron_model.training.nonfinite import is_out_of_memory
+from megatron_model.training.threads import ThreadKeeper
 from megatron_model.training.trainer import Trainer
 from megatron_model.util.errors import DivergedError, RequestError, RunFailedError
 from megatron_model.util.fallback import take_missing
@@ -36,6 +39,14 @@ RETRY_SECONDS = 60.0
 """How often a run that waits for its disk tries again by itself: there may be no one to ask."""
 
 _logger = logging.getLogger(__name__)
+
+
+def _keeper(trainer: Trainer) -> ThreadKeeper | None:
+    """Return what keeps the number of threads; None where it is the user's, or of no account."""
+    alone = trainer.device.type == "cpu" and trainer.learner.ranks == 1
+    if not alone or trainer.config.training.threads or available_cores() == 1:
+        return None
+    return ThreadKeeper(available_cores(), clock=time.monotonic)
 
 
 class Session:
@@ -57,6 +68,7 @@ class Session:
         self._trigram_entropy = trigram_entropy
         self._config = trainer.config
         self._meter = MemoryMeter(trainer.device)
+        self._threads = _keeper(trainer)
         self._next_memory = 0.0
         self._saver = Saver(folder, trainer, self._until_written)
         self._skipped = skipped
@@ -209,6 +221,8 @@ class Session:
 
     def _between_steps(self) -> Iterator[Event]:
         trainer = self._trainer
+        if self._threads is not None and (text := self._threads.look(torch.get_num_threads())):
+            yield events.Notice(step=trainer.step, text=text)
         now = time.monotonic()
         if now >= self._next_memory:
             self._next_memory = now + MEMORY_SECONDS

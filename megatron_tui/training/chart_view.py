@@ -213,6 +213,10 @@ def nearest(values: Sequence[float], wanted: float) -> int:
     return after if values[after] - wanted < wanted - values[after - 1] else after - 1
 
 
+FARTHEST = 1e9
+"""How many times the stretch between two reports something is looked for beyond them."""
+
+
 def _between(value: float, known: Sequence[float], wanted: Sequence[float]) -> float:
     """Interpolate: `known` and `wanted` grow together, from nothing."""
     if not known:
@@ -221,4 +225,6 @@ def _between(value: float, known: Sequence[float], wanted: Sequence[float]) -> f
     before_known, before_wanted = (known[index - 1], wanted[index - 1]) if index else (0.0, 0.0)
     span = known[index] - before_known
     share = (value - before_known) / span if span > 0 else 1.0
+    # A report after almost no time at all would lead beyond all numbers.
+    share = max(-FARTHEST, min(FARTHEST, share))
     return before_wanted + share * (wanted[index] - before_wanted)
