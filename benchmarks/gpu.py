@@ -28,7 +28,6 @@ from benchmarks.report import print_table, write_json
 from megatron_model.config.fields import RunConfig, SamplingConfig, with_settings
 from megatron_model.config.presets import PRESETS
 from megatron_model.data.tokenizer import CharTokenizer
-from megatron_model.inference.decoder import Decoder
 from megatron_model.inference.sampler import generate_batch, several
 from megatron_model.model.factory import build_model
 from megatron_model.planning.preflight import flops_per_character, preflight
@@ -227,14 +226,6 @@ def writing() -> list[dict[str, Any]]:
                     pass
                 rates.append(count * streams / (time.perf_counter() - begun))
             found.append({"preset": preset, "place": place, "streams": streams, "rates": rates})
-        decoder = Decoder(model, 1)
-        decoder.start([1] * 64)
-        decoder.step([2])
-        begun = time.perf_counter()
-        for _ in range(100):
-            decoder.step([3])
-        rate = 100 / (time.perf_counter() - begun)
-        found.append({"preset": preset, "place": "logits", "streams": 1, "rates": [rate, rate]})
     rows = [
         [f"{row['preset']}, {row['place']}, {row['streams']}", *(f"{r:,.0f}" for r in row["rates"])]
         for row in found

@@ -26,7 +26,7 @@ from megatron_model.config.fields import (
     get_setting,
     with_settings,
 )
-from megatron_model.config.presets import default_preset, fitted, get_preset
+from megatron_model.config.presets import AUTO, default_preset, fitted, get_preset
 from megatron_model.config.schema import fields_of
 from megatron_model.data.corpus import MissingCorpusError, find_corpus
 from megatron_model.data.encoding import UndecodableError
@@ -38,7 +38,7 @@ from megatron_model.events.schema import RunFailed, RunFinished, local_time
 from megatron_model.planning.compile_choice import begin_compiling
 from megatron_model.planning.device_cost import lines_of, parse_amount
 from megatron_model.planning.multi_device import costs_of_each
-from megatron_model.planning.sizing import AUTO, sized
+from megatron_model.planning.sizing import sized
 from megatron_model.run.command_folder import CommandFolder
 from megatron_model.run.folder import (
     RunFolder,

@@ -15,9 +15,8 @@ from typing import NoReturn
 
 from megatron_model import __version__
 from megatron_model.config.fields import SamplingConfig
-from megatron_model.config.presets import ACCELERATOR_PRESET, CPU_PRESET, PRESETS
+from megatron_model.config.presets import ACCELERATOR_PRESET, AUTO, CPU_PRESET, PRESETS
 from megatron_model.config.schema import fields_of, number, whole_number
-from megatron_model.planning.sizing import AUTO
 from megatron_model.run.control import REQUESTS
 from megatron_model.util.arguments import EXIT_WRONG_REQUEST, ArgumentParser
 from megatron_model.util.environment import VARIABLES

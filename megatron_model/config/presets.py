@@ -148,6 +148,8 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+AUTO = "auto"
+"""In place of a preset's name: chosen for text, machine and time; see `planning.sizing`."""
 CPU_PRESET, ACCELERATOR_PRESET = "cpu", "small"
 
 
@@ -164,8 +166,8 @@ def get_preset(name: str) -> Preset:
     """
     if name not in PRESETS:
         raise RequestError(
-            f'Unknown preset "{name}"; there are {", ".join(PRESETS)} and auto.'
-            + nearest(name, [*PRESETS, "auto"])
+            f'Unknown preset "{name}"; there are {", ".join(PRESETS)} and {AUTO}.'
+            + nearest(name, [*PRESETS, AUTO])
         )
     return PRESETS[name]
 

@@ -23,7 +23,6 @@ from megatron_model.inference.precision import Precision, is_rounded
 from megatron_model.inference.prompt import kept_characters, window_length
 from megatron_model.model.classic import TransformerModel
 from megatron_model.model.modern import ModernTransformer
-from megatron_model.util.recording import Record, Recording, record_on_card
 
 Logits: TypeAlias = NDArray[np.float32]
 """Of each stream, a number for each character: (S, V)."""
@@ -43,61 +42,6 @@ class _TorchStep:
         # The one point at which the host waits for the device.
         found = self._model.extend(tokens.to(self._device), self._cache)
         logits.copy_(found.expand_as(logits))
-
-
-class RecordedStep(_TorchStep):
-    """Reads a character of every stream as one order to a card, longer texts with torch.
-
-    Args:
-        model: on a card.
-        streams: how many texts are written at once.
-        record: how work is recorded.
-    """
-
-    def __init__(
-        self,
-        model: TransformerModel | ModernTransformer,
-        streams: int,
-        record: Record = record_on_card,
-    ) -> None:
-        super().__init__(model, streams)
-        self._record: Record | None = record
-        self._recording: Recording | None = None
-        self._tokens = torch.zeros(streams, 1, dtype=torch.long, device=self._device)
-        self._position = torch.zeros(1, dtype=torch.long, device=self._device)
-        self._found = torch.zeros(0)
-
-    def __call__(self, tokens: Tensor, logits: Tensor) -> None:
-        cache = self._cache
-        alone = tokens.shape == self._tokens.shape and 0 < cache.length < cache.keys.size(-1)
-        if not alone or self._record is None:
-            super().__call__(tokens, logits)
-            return
-        self._tokens.copy_(tokens)
-        self._position.fill_(cache.length)
-        if self._recording is None and not self._make_recording(self._record):
-            super().__call__(tokens, logits)
-            return
-        assert self._recording is not None
-        self._recording.replay()
-        cache.length += 1
-        logits.copy_(self._found)
-
-    def _make_recording(self, record: Record) -> bool:
-        """Record a step; the cache remembers nothing of it. Returns whether that can be done."""
-        cache = self._cache
-        kept = cache.before.clone(), cache.previous.clone()
-
-        def read() -> None:
-            self._found = self._model.extend_at(self._tokens, cache, self._position)
-
-        try:
-            self._recording = record(read)
-        except RuntimeError:  # slower, but right
-            self._record = None
-        cache.before.copy_(kept[0])
-        cache.previous.copy_(kept[1])
-        return self._recording is not None
 
 
 class Decoder:
@@ -173,8 +117,7 @@ class Decoder:
         # It may have been compiled since the last time.
         self._native = self._native or native_step(self._model, self._streams)
         if self._native is None and self._torch is None:
-            step = RecordedStep if self._device.type == "cuda" else _TorchStep
-            self._torch = step(self._model, self._streams)  # type: ignore[arg-type]
+            self._torch = _TorchStep(self._model, self._streams)  # type: ignore[arg-type]
         (self._native or self._torch).clear()  # type: ignore[union-attr]
         return self._extend(window)
 

@@ -262,7 +262,7 @@ def generate_tokens(
     precision: Precision = "auto",
     written: Sequence[int] = (),
 ) -> Iterator[list[int | None]]:
-    """Write as `generate_columns` does, for whoever needs no logits.
+    """Write as `generate_columns` does, for callers that need no logits.
 
     On a CUDA card the characters are drawn there, some at a time: see `graph_writer`.
     """

@@ -154,32 +154,11 @@ class TransformerModel(nn.Module):
         x = self.token_embedding(tokens) + self.position_embedding.weight[start:end]
         later = torch.ones(end - start, end, dtype=torch.bool, device=tokens.device).triu(start + 1)
         bias = torch.zeros_like(later, dtype=x.dtype).masked_fill_(later, float("-inf"))
-        logits = self._read(x, cache, bias)
-        cache.length = end
-        return logits
-
-    @torch.no_grad()
-    def extend_at(self, tokens: Tensor, cache: Cache, position: Tensor) -> Tensor:
-        """Do what `extend` does for one token (S, 1) of all streams, where a tensor says.
-
-        The same operations on the same tensors whatever the position, (1,), so that they can be
-        recorded; `cache.length` is left to the caller.
-        """
-        x = self.token_embedding(tokens) + self.position_embedding(position)
-        later = torch.arange(self.block_size, device=position.device) > position
-        bias = torch.zeros_like(later, dtype=x.dtype).masked_fill(later, float("-inf"))
-        cache.position = position
-        try:
-            return self._read(x, cache, bias)
-        finally:
-            cache.position = None
-
-    def _read(self, x: Tensor, cache: Cache, bias: Tensor) -> Tensor:
-        """Read embedded positions (S, T, C); return the last one's logits (S, V)."""
         blocks: list[Block] = list(self.blocks)  # type: ignore[arg-type]
         for index, block in enumerate(blocks):
             x = x + block.attention.extend(block.attention_norm(x), index, cache, bias)
             x = x + block.feed_forward(block.feed_forward_norm(x))
+        cache.length = end
         logits: Tensor = self.head(self.norm(x[:, -1]))
         return logits
 

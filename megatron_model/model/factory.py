@@ -6,7 +6,7 @@ import torch
 
 from megatron_model.config.fields import ModelConfig
 from megatron_model.model.classic import TransformerModel
-from megatron_model.model.modern import ModernTransformer, distance_bias, distance_costs
+from megatron_model.model.modern import ModernTransformer, distance_bias
 
 
 def build_model(config: ModelConfig, vocab_size: int) -> TransformerModel | ModernTransformer:
@@ -34,5 +34,4 @@ def empty_model(config: ModelConfig, vocab_size: int) -> TransformerModel | Mode
     if isinstance(model, ModernTransformer):
         # What is not among the weights is worked out again.
         model.attention_bias = distance_bias(model.heads, model.attention_bias.size(1))
-        model.distance_costs = distance_costs(model.heads)
     return model

@@ -48,9 +48,6 @@ class Cache:
         """The last character read, -1 at the beginning."""
         self.length = 0
         """Positions read so far."""
-        self.position: Tensor | None = None
-        """Where the next position goes, (1,) on the device, while a step is recorded: `length` is
-        a number of the host, which a recording would keep for ever."""
         self.watched: list[Tensor] | None = None
         """Where it is a list, each layer adds its attention weights (S, H, T, length)."""
 
@@ -81,8 +78,6 @@ class Cache:
             (S, T, C).
         """
         batch, _, count, _ = query.shape
-        if self.position is not None:
-            return self._attend_at(self.position, layer, query, key, value, bias)
         start, end = self.length, self.length + count
         self.keys[layer, :, :, :, start:end] = key.transpose(2, 3)
         self.values[layer, :, :, start:end] = value
@@ -92,22 +87,6 @@ class Cache:
             self.watched.append(weights)
         mixed = weights @ self.values[layer, :batch, :, :end]
         return mixed.transpose(1, 2).reshape(batch, count, -1)
-
-    def _attend_at(
-        self,
-        position: Tensor,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        bias: Tensor,
-    ) -> Tensor:
-        """Do the same for one position of all streams; the bias hides what is not read yet."""
-        self.keys[layer].index_copy_(-1, position, key.transpose(2, 3))
-        self.values[layer].index_copy_(-2, position, value)
-        weights = (query @ self.keys[layer] + bias).softmax(-1)
-        mixed = weights @ self.values[layer]
-        return mixed.transpose(1, 2).flatten(2)
 
     def with_before(self, layer: int, half: int, x: Tensor) -> Tensor:
         """Return the positions before, then `x`, whose last ones are kept: (S, 2 + T, C)."""

@@ -72,9 +72,6 @@ class ModernTransformer(nn.Module):
         kept = min(block_size, math.isqrt(KEPT_BIASES // heads))
         self.register_buffer("attention_bias", distance_bias(heads, kept), persistent=False)
         self.attention_bias: Tensor
-        # Beside the weights, as what is recorded on a card cannot fetch anything from the host.
-        self.register_buffer("distance_costs", distance_costs(heads), persistent=False)
-        self.distance_costs: Tensor
         self.layer: RunLayer = run_layer
         """What computes a layer in training; a compiled one may take its place."""
         self._folded: dict[tuple[int, torch.dtype, torch.device], FoldedTexts] = {}
@@ -167,34 +164,15 @@ class ModernTransformer(nn.Module):
         start, end = cache.length, cache.length + tokens.size(1)
         if end > self.block_size:
             raise ValueError(f"{end} characters are more than the block size {self.block_size}.")
-        logits = self._read(tokens, cache, self._bias(start, end))
-        cache.length = end
-        return logits
-
-    @torch.no_grad()
-    def extend_at(self, tokens: Tensor, cache: Cache, position: Tensor) -> Tensor:
-        """Do what `extend` does for one token (S, 1) of all streams, where a tensor says.
-
-        The same operations on the same tensors whatever the position, (1,), so that they can be
-        recorded; `cache.length` is left to the caller.
-        """
-        distance = position - torch.arange(self.block_size, device=position.device)
-        bias = -self.distance_costs[:, None, None] * distance
-        cache.position = position
-        try:
-            return self._read(tokens, cache, bias.masked_fill(distance < 0, float("-inf")))
-        finally:
-            cache.position = None
-
-    def _read(self, tokens: Tensor, cache: Cache, bias: Tensor) -> Tensor:
-        """Read tokens (S, T) with the bias of their positions; return the last one's logits."""
         before = torch.cat([cache.previous[: tokens.size(0), None], tokens[:, :-1]], dim=1)
         cache.previous.copy_(tokens[:, -1].expand_as(cache.previous))
         earlier = F.embedding(before.clamp(min=0), self.token_embedding) * (before >= 0)[..., None]
         x = F.embedding(tokens, self.token_embedding)
         x = _normalise(x + self.previous_gate * earlier)
+        bias = self._bias(start, end)
         for number, weights in enumerate(self._layer_weights(self.attention.dtype)):
             x = run_layer(x, weights, self.heads, CachedTexts(cache, number, bias), 0.0)
+        cache.length = end
         return self._logits(x[:, -1], x.dtype)
 
     def _bias(self, start: int, end: int) -> Tensor:

@@ -33,7 +33,7 @@ EFFICIENT_WIDTH = 1800
 """On a card a step of width C reaches C / (C + this): measured on an H100, from 384 to 768."""
 UNCOMPILED_SHARE = 0.4
 """What is left of that where layers are not compiled."""
-COMPILE_FROM_SECONDS = 12.0
+COMPILE_ON_CARD_FROM_SECONDS = 12.0
 """Length of a run on a card from which compiling its layers, in some 7 s, is earned back."""
 
 VOCABULARY_GUESS = 100
@@ -149,7 +149,7 @@ def will_compile_on_card(config: RunConfig, vocabulary: int, device: DeviceInfo 
         config, vocabulary, device, compiled=True
     )
     asked = config.training.compile == "on"
-    return asked or (math.inf if seconds is None else seconds) >= COMPILE_FROM_SECONDS
+    return asked or (math.inf if seconds is None else seconds) >= COMPILE_ON_CARD_FROM_SECONDS
 
 
 def _resident_bytes(trained_on: float | None, vocabulary: int, device: DeviceInfo | None) -> int:

@@ -17,13 +17,12 @@ from megatron_model.config.presets import MOST_EPOCHS, modern_config, muon_recip
 from megatron_model.device import DeviceInfo
 from megatron_model.model.size import count_parameters
 from megatron_model.planning.preflight import (
+    COMPILE_ON_CARD_FROM_SECONDS,
     VOCABULARY_GUESS,
     efficiency,
     flops_per_character,
     preflight,
 )
-
-AUTO = "auto"
 
 DEFAULT_SECONDS = 600.0
 """Time that a run is planned for where none is given."""
@@ -74,7 +73,7 @@ class Sizing(NamedTuple):
     def short(self) -> str:
         """Say it in a few words, for a line that is cut off."""
         size = f"{self.config.model.layers}x{self.config.model.embed_dim}"
-        return f"{size}, bound by {self.bound}: see P" if self.bound else f"{size}: see P"
+        return f"{size}, bound by {self.bound}" if self.bound else size
 
 
 def sized(
@@ -102,7 +101,8 @@ def sized(
     for shape in _SHAPES:
         config = _config(shape, 1)
         parameters = count_parameters(config.model, vocabulary)
-        seen = min(_characters_in(config, vocabulary, device, planned), MOST_EPOCHS * trained_on)
+        pace = _pace(config, vocabulary, device, planned)
+        seen = min(planned * pace, MOST_EPOCHS * trained_on)
         found = _too_large(config, parameters, characters, seen, vocabulary, device)
         if found is None:
             break
@@ -110,7 +110,6 @@ def sized(
     steps = max(1, round(seen / (shape.batch * shape.block)))
     times = seen / trained_on
     config = _config(shape, steps, seconds, _dropout(parameters / max(1, characters), times))
-    pace = _characters_in(config, vocabulary, device, 1.0)
     reasons = [
         f"{parameters / 1e6:.1f} million parameters, {shape.layers} layers of {shape.width}. "
         f"{why}.",
@@ -152,11 +151,11 @@ def _config(shape: _Shape, steps: int, seconds: float = 0.0, dropout: float = 0.
     return msgspec.structs.replace(config, training=training)
 
 
-def _characters_in(config: RunConfig, vocabulary: int, device: DeviceInfo, seconds: float) -> float:
-    """Return how many characters are trained on in so many seconds."""
-    compiled = device.kind == "cpu" or seconds >= DEFAULT_SECONDS / 20
+def _pace(config: RunConfig, vocabulary: int, device: DeviceInfo, planned: float) -> float:
+    """Return how many characters a second a run of so many seconds is trained on."""
+    compiled = device.kind == "cpu" or planned >= COMPILE_ON_CARD_FROM_SECONDS
     rate = (device.matrix_rate or 0.0) * efficiency(config, device, compiled=compiled)
-    return rate * seconds / flops_per_character(config, vocabulary)
+    return rate / flops_per_character(config, vocabulary)
 
 
 def _too_large(

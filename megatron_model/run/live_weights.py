@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 from megatron_model.util.errors import RequestError
 
 if TYPE_CHECKING:
-    import torch
-
     from megatron_model.run.checkpoint import LoadedModel, ModelState
     from megatron_model.training.trainer import Trainer
 
@@ -22,8 +20,6 @@ class LiveWeights:
     """A copy of the model as it is now, and what it cost."""
 
     model: ModelState
-    device: torch.device
-    """The device that the run is trained on."""
     seconds: float
     """How long training waited for the copy."""
 
@@ -53,7 +49,7 @@ class WeightsRequest:
         model = ModelState(
             weights, trainer.tokenizer, trainer.config, trainer.step, trainer.val_loss
         )
-        self._answer.put(LiveWeights(model, trainer.device, time.perf_counter() - began))
+        self._answer.put(LiveWeights(model, time.perf_counter() - began))
 
     def wait(self, given_up: Callable[[], bool], seconds: float = 0.05) -> LiveWeights | None:
         """Return the weights, or None if there came none before `given_up`; asked now and then.

@@ -425,9 +425,9 @@ def warm_up(config: RunConfig, vocab_size: int) -> None:
     rows = config.training.batch_size * config.sequence_length
     tokens = np.zeros(4 * config.model.block_size + 2 * rows, dtype=np.uint8)
     with contextlib.suppress(RuntimeError):
-        learner = build_learner(alone, vocab_size, tokens, tokens, planned=config)
-        for _ in learner.prepare(0):
+        for _ in build_learner(alone, vocab_size, tokens, tokens, planned=config).prepare(0):
             pass
+    torch.cuda.empty_cache()  # the other one may need it
 
 
 def set_determinism(wanted: bool) -> None:

@@ -20,14 +20,14 @@ ROOM = 0.3
 """Share of a core that others may use of one that a thread is counted on."""
 
 
-def threads_beside(cores: int, others: float) -> int:
+def threads_beside(cores: int, free: float) -> int:
     """Return how many threads there are to be.
 
     Args:
         cores: that this process may use.
-        others: how many of them other processes keep busy.
+        free: how many other processes leave, of those that all share.
     """
-    return max(1, min(cores, int(cores - others + ROOM)))
+    return max(1, min(cores, int(free + ROOM)))
 
 
 class ThreadKeeper:
@@ -64,14 +64,14 @@ class ThreadKeeper:
         if others is None:
             return ""
         self._next = self._clock() + LOOK_SECONDS
-        wanted = threads_beside(self._cores, others)
+        wanted = threads_beside(self._cores, self._meter.there - others)
         # Another program may only have started up; what takes long is seen again.
         before, self._wanted = self._wanted, wanted if wanted != threads else 0
         if wanted == threads or before != wanted:
             return ""
         self._wanted = 0
         self._use(wanted)
-        use = f"others use {others:.1f} of {plural(self._cores, 'core')}"
+        use = f"others use {others:.1f} of {plural(self._meter.there, 'core')}"
         busy = (
             f"the machine is busy ({use})" if wanted < threads else f"there is room again ({use})"
         )

@@ -23,8 +23,12 @@ class _Counted(NamedTuple):
 class OthersMeter:
     """Counts, from one call to the next, what other processes use of this one's cores."""
 
-    def __init__(self, read: Callable[[], tuple[float, float]] | None = None) -> None:
+    def __init__(
+        self, read: Callable[[], tuple[float, float]] | None = None, there: int = 0
+    ) -> None:
         self._read = read or _read
+        self.there = there or len(_allowed() or range(os.cpu_count() or 1))
+        """Cores that this process shares with the others: a container may give it time of few."""
         self._before = self._count()
 
     def cores(self) -> float | None:
@@ -46,12 +50,15 @@ class OthersMeter:
         return None
 
 
+def _allowed() -> set[int] | None:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+
+
 def _read() -> tuple[float, float]:
     """Return the seconds that the cores were busy, and those that this process computed."""
     import psutil
 
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    busy = 0.0
+    allowed, busy = _allowed(), 0.0
     for core, times in enumerate(psutil.cpu_times(percpu=True)):
         if allowed is None or core in allowed:
             idle = times.idle + getattr(times, "iowait", 0.0)

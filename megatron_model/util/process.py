@@ -33,9 +33,9 @@ def wait_without_spinning() -> None:
 def yield_to_other_threads() -> None:
     """Give the other threads of this process, which draw and listen, precedence over this one.
 
-    A batch thread does not interrupt whoever wakes up, and is interrupted by everybody; being one
-    costs it no share of the core. Niceness would: ten steps of it leave a tenth beside a thread of
-    another user. Both are per thread on Linux, and what torch starts later inherits them.
+    A batch thread does not interrupt another one when it wakes up, but the others interrupt it; it
+    loses no share of the core by that. Niceness would: ten steps of it leave a tenth beside a
+    thread of another user. Both are per thread on Linux, and what torch starts later inherits them.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):

@@ -11,9 +11,8 @@ from typing import Protocol, TypeVar
 from textual.screen import Screen
 
 from megatron_model.config.fields import RunConfig, config_from_toml, config_to_toml
-from megatron_model.config.presets import PRESETS
+from megatron_model.config.presets import AUTO, PRESETS
 from megatron_model.planning.preflight import preflight
-from megatron_model.planning.sizing import AUTO
 from megatron_model.run.folder import RunFolder, list_runs
 from megatron_model.util.errors import RequestError
 from megatron_model.util.files import write_atomically

@@ -9,8 +9,8 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Button, Input
 
-from megatron_model.config.presets import PRESETS
-from megatron_model.planning.sizing import AUTO, Sizing
+from megatron_model.config.presets import AUTO, PRESETS
+from megatron_model.planning.sizing import Sizing
 from megatron_model.util.text import safe
 from megatron_tui.ui.choice import Choice
 from megatron_tui.ui.panel import Label, Panel
@@ -52,7 +52,7 @@ class RunPanel(Panel):
     def show(self, preset: str, sizing: Sizing | None, command: str, name_error: str) -> None:
         """Show the preset, why it is as it is, and the command or what is wrong with the name."""
         self.query_one("#preset", Choice).value = preset
-        about = PRESETS[preset].description if sizing is None else sizing.short
+        about = PRESETS[preset].description if sizing is None else f"{sizing.short}: see P"
         self.query_one(".description", Label).show(about)
         line = self.query_one(".command", Label)
         if name_error:

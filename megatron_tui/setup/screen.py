@@ -18,9 +18,8 @@ from textual.events import ScreenResume
 from textual.screen import Screen
 from textual.widgets import Button, Input
 
-from megatron_model.config.presets import PRESETS
+from megatron_model.config.presets import AUTO, PRESETS
 from megatron_model.data.corpus import BUILTIN_CORPORA
-from megatron_model.planning.sizing import AUTO
 from megatron_model.run.folder import list_runs
 from megatron_model.util.text import safe
 from megatron_tui.messages import FallbackUsed, ResumeRequested, RunRequested

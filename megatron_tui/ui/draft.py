@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import Any
 
 from megatron_model.config.fields import RunConfig, all_fields, get_setting, with_settings
-from megatron_model.config.presets import PRESETS, fitted
+from megatron_model.config.presets import AUTO, PRESETS, fitted
 from megatron_model.config.schema import Field
 from megatron_model.device import DeviceInfo
-from megatron_model.planning.sizing import AUTO, Sizing, sized
+from megatron_model.planning.sizing import Sizing, sized
 from megatron_model.util.errors import RequestError
 
 NOT_IN_FORM = ("data.corpus",)

@@ -64,6 +64,11 @@ def test_a_few_minutes_on_two_cores_are_for_the_model_of_the_cpu_preset() -> Non
     assert width(1_100_000, CPU, 110.0) == 128
 
 
+@pytest.mark.parametrize("device", [CPU, CARD])
+def test_the_time_that_is_told_is_the_time_there_is(device: DeviceInfo) -> None:
+    assert sized(10**9, device, seconds=60.0).reasons[1].endswith("in 60 s.")
+
+
 def test_a_model_that_would_memorise_its_text_drops_some() -> None:
     assert sized(1_100_000, CARD).config.model.dropout == 0.2
     assert sized(1_100_000, CPU, seconds=110.0).config.model.dropout == 0.0

@@ -14,20 +14,24 @@ from megatron_model.util.others import OthersMeter
 
 
 @pytest.mark.parametrize(
-    ("cores", "others", "threads"),
+    ("cores", "there", "others", "threads"),
     [
-        (2, 0.0, 2),
-        (2, 0.25, 2),
-        (2, 0.67, 1),
-        (2, 2.0, 1),
-        (16, 0.2, 16),
-        (16, 3.0, 13),
-        (16, 40.0, 1),
-        (1, 0.0, 1),
+        (2, 2, 0.0, 2),
+        (2, 2, 0.25, 2),
+        (2, 2, 0.67, 1),
+        (2, 2, 2.0, 1),
+        (16, 16, 0.2, 16),
+        (16, 16, 3.0, 13),
+        (16, 16, 40.0, 1),
+        (1, 1, 0.0, 1),
+        (4, 64, 40.0, 4),
+        (4, 64, 62.0, 2),
     ],
 )
-def test_threads_are_as_many_as_cores_are_left(cores: int, others: float, threads: int) -> None:
-    assert threads_beside(cores, others) == threads
+def test_threads_are_as_many_as_cores_are_left(
+    cores: int, there: int, others: float, threads: int
+) -> None:
+    assert threads_beside(cores, there - others) == threads
 
 
 class Machine:
@@ -36,7 +40,7 @@ class Machine:
     def __init__(self) -> None:
         self.now = self.busy = self.own = 0.0
         self.threads = 2
-        self.meter = OthersMeter(self.read)
+        self.meter = OthersMeter(self.read, there=2)
         self.keeper = ThreadKeeper(
             2, clock=lambda: self.now, meter=self.meter, use=lambda n: setattr(self, "threads", n)
         )
@@ -57,7 +61,7 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     made = Machine()
     monkeypatch.setattr("megatron_model.util.others.time.monotonic", lambda: made.now)
-    made.meter = OthersMeter(made.read)
+    made.meter = OthersMeter(made.read, there=2)
     made.keeper._meter = made.meter
     yield made
 
