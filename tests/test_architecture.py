@@ -44,7 +44,7 @@ def modules_of(package: str) -> list[Path]:
     "module",
     [
         "megatron_model",
-        "megatron_model.cli.parser, megatron_model.cli.commands, megatron_model.config.fields,"
+        "megatron_model.cli.parser, megatron_model.cli.verbs.train, megatron_model.config.fields,"
         " megatron_model.data.corpus, megatron_model.planning.preflight, megatron_model.run.folder,"
         " megatron_model.events.state",
         "megatron_tui.app",

@@ -1,4 +1,4 @@
-"""The command line: what may be asked, and the exit status. The verbs are in commands.py.
+"""The command line: its verbs, and the exit status. What a verb takes and does is in `verbs/`.
 
 argparse rather than a library: it starts in milliseconds, and its errors can be kept to one line.
 """
@@ -10,14 +10,11 @@ import io
 import sys
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol, cast
 
 from megatron_model import __version__
-from megatron_model.config.fields import SamplingConfig
-from megatron_model.config.presets import ACCELERATOR_PRESET, AUTO, CPU_PRESET, PRESETS
-from megatron_model.config.schema import fields_of, number, whole_number
-from megatron_model.run.control import REQUESTS
 from megatron_model.util.arguments import EXIT_WRONG_REQUEST, ArgumentParser
 from megatron_model.util.environment import VARIABLES
 from megatron_model.util.errors import RequestError, RunFailedError, nearest
@@ -28,8 +25,35 @@ from megatron_model.util.text import safe
 EXIT_FAILED = 1
 
 
-def build_parser() -> ArgumentParser:
-    """Return the parser of every verb."""
+VERBS = {
+    "train": "train a model, or resume a run",
+    "sample": "write text with a model",
+    "evaluate": "loss over the validation split",
+    "preflight": "what a run will cost",
+    "runs": "list the runs, newest first",
+    "export": "write a model's weights to a file",
+    "tell": "command a run that is in training",
+}
+"""Each is the module of its name in `verbs/`, which is imported when it is asked for."""
+
+
+class Verb(Protocol):
+    """What a module in `verbs/` has."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare what the verb takes."""
+
+    def run(self, options: argparse.Namespace) -> int:
+        """Do it, and return the exit status."""
+
+
+def verb_of(name: str) -> Verb:
+    """Return the verb's module."""
+    return cast("Verb", import_module(f"megatron_model.cli.verbs.{name}"))
+
+
+def build_parser(only: str | None = None) -> ArgumentParser:
+    """Return the parser: of every verb, or with the arguments of one alone, which starts sooner."""
     ours = [f"{each.name}: {each.help}" for each in VARIABLES if each.kind == "ours"]
     parser = ArgumentParser(
         prog="megatron-model",
@@ -40,137 +64,16 @@ def build_parser() -> ArgumentParser:
     verbs = parser.add_subparsers(
         dest="verb", metavar="VERB", required=True, parser_class=ArgumentParser
     )
-    common = ArgumentParser(add_help=False)
-    common.add_argument(
-        "--runs-dir",
-        type=Path,
-        help="where runs are kept (or MEGATRON_RUNS_DIR; default: user data)",
-    )
-    _add_train(verbs, common)
-    _add_sample(verbs, common)
-    evaluate = verbs.add_parser("evaluate", parents=[common], help="loss over the validation split")
-    evaluate.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
-    evaluate.add_argument(
-        "corpus", metavar="CORPUS", nargs="?", help="default: the run's own corpus"
-    )
-    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
-    evaluate.add_argument(
-        "--surprise",
-        type=Path,
-        metavar="FILE",
-        help="write the log probability of each validation character, one JSON object a line",
-    )
-    check = verbs.add_parser("preflight", parents=[common], help="what a run will cost")
-    check.add_argument("corpus", metavar="CORPUS", help=_CORPUS_HELP)
-    _add_configuration(check)
-    check.add_argument("--devices", metavar="N", help="for a run on N devices")
-    check.add_argument(
-        "--device-memory", metavar="80GiB", help="for devices like this, which need not be here"
-    )
-    check.add_argument(
-        "--device-rate", metavar="300T", help="operations a second that such a device reaches"
-    )
-    check.add_argument(
-        "--interconnect",
-        metavar="25GB/s",
-        default="25GB/s",
-        help="what each device sends to the others in a second",
-    )
-    check.add_argument("--json", action="store_true", help="print one JSON object")
-    runs = verbs.add_parser("runs", parents=[common], help="list the runs, newest first")
-    runs.add_argument("--json", action="store_true", help="print one JSON object a run")
-    export = verbs.add_parser("export", parents=[common], help="write a model's weights to a file")
-    export.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
-    export.add_argument("output", metavar="OUT.{pt,safetensors}", type=Path)
-    tell = verbs.add_parser("tell", parents=[common], help="command a run that is in training")
-    tell.add_argument("run", metavar="RUN", help="a run's name or folder")
-    tell.add_argument("command", choices=REQUESTS, help="what its trainer is to do")
-    return parser
-
-
-_CORPUS_HELP = "a text file, a folder of text files, or builtin:NAME"
-_MODEL_HELP = "a run's name or folder, a checkpoint folder, or a .safetensors file"
-
-
-def _add_configuration(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--preset",
-        metavar="P",
-        help=f"{', '.join(PRESETS)}, or {AUTO}: chosen for the text, the machine and "
-        f"--max-seconds (default: {CPU_PRESET}, or {ACCELERATOR_PRESET} with a GPU)",
-    )
-    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings from a file")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="one setting, e.g. model.layers=4 or training.batch_size=32; may be repeated",
-    )
-
-
-def _add_train(verbs: argparse._SubParsersAction[ArgumentParser], common: ArgumentParser) -> None:
-    train = verbs.add_parser("train", parents=[common], help="train a model, or resume a run")
-    train.set_defaults(begun=None)
-    train.add_argument("corpus", metavar="CORPUS", nargs="?", help=_CORPUS_HELP)
-    train.add_argument(
-        "--resume", metavar="RUN", help="resume this run instead of starting a new one"
-    )
-    train.add_argument(
-        "--take-over",
-        action="store_true",
-        help="with --resume: have the process that trains the run hand it over, then train it here",
-    )
-    _add_configuration(train)
-    train.add_argument("--name", help="name of the run (default: corpus and preset)")
-    train.add_argument(
-        "--max-seconds", type=number, metavar="S", help="time budget; schedule and run end with it"
-    )
-    train.add_argument(
-        "--devices", metavar="N", help="train on N devices of this machine, a process on each"
-    )
-    train.add_argument(
-        "--max-restarts",
-        type=whole_number,
-        default=0,
-        metavar="N",
-        help="with several devices: start again from the last checkpoint, N times at most",
-    )
-    train.add_argument("--json", action="store_true", help="print the events, one JSON line each")
-
-
-def _add_sample(verbs: argparse._SubParsersAction[ArgumentParser], common: ArgumentParser) -> None:
-    sample = verbs.add_parser("sample", parents=[common], help="write text with a model")
-    sample.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
-    sample.add_argument("--prompt", default="", help="text to go on from; - reads it from stdin")
-    sample.add_argument(
-        "--num-samples",
-        type=whole_number,
-        default=1,
-        metavar="N",
-        help="texts written at once; their seeds count up. Default 1.",
-    )
-    sample.add_argument(
-        "--jsonl",
-        action="store_true",
-        help="print one JSON object a sample, with the log probability of each character",
-    )
-    sample.add_argument(
-        "--latest", action="store_true", help="a run's newest weights, not its best"
-    )
-    sample.add_argument(
-        "--drop-unknown",
-        action="store_true",
-        help="leave out prompt characters the model never saw",
-    )
-    for field in fields_of(SamplingConfig):
-        sample.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            dest=field.name,
-            metavar=field.name[0].upper(),
-            default=str(field.default),
-            help=f"{field.description} Default {field.default or repr(field.default)}.",
+    for name, meaning in VERBS.items():
+        verb = verbs.add_parser(name, help=meaning)
+        verb.add_argument(
+            "--runs-dir",
+            type=Path,
+            help="where runs are kept (or MEGATRON_RUNS_DIR; default: user data)",
         )
+        if only is None or name == only:
+            verb_of(name).add_arguments(verb)
+    return parser
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -179,14 +82,24 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         RequestError: an unknown verb; everything else ends the process as argparse does.
     """
-    parser = build_parser()
-    verbs = next(a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs:
-        wrong = safe(arguments[0], one_line=True)
+    verb = arguments[0] if arguments else ""
+    if verb and not verb.startswith("-") and verb not in VERBS:
+        wrong = safe(verb, one_line=True)
         raise RequestError(
-            f'Unknown verb "{wrong}"; there are {", ".join(verbs)}.' + nearest(wrong, verbs)
+            f'Unknown verb "{wrong}"; there are {", ".join(VERBS)}.' + nearest(wrong, VERBS)
         )
-    return parser.parse_args(arguments)
+    return build_parser(verb).parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Carry out the parsed command line and return the exit status."""
+    from megatron_model.util.fallback import take_missing
+
+    status = verb_of(options.verb).run(options)
+    if options.verb != "train":  # whose log says it
+        for text in take_missing(set()):
+            say(text)
+    return status
 
 
 def main() -> NoReturn:
@@ -235,7 +148,5 @@ def _run(begun: float) -> int:
         options = parse(sys.argv[1:])
     except SystemExit as end:  # what argparse has printed is written now, where it can be refused
         return end.code if isinstance(end.code, int) else 0
-    from megatron_model.cli import commands
-
     options.begun = begun
-    return commands.run(options)
+    return run(options)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch._dynamo  # by torch's optimizers and by FSDP, in every process
 
-import megatron_model.cli.commands
 import megatron_model.cli.parser
+import megatron_model.cli.verbs.train
 import megatron_model.distributed.fsdp
 import megatron_model.distributed.worker
 import megatron_model.run.runner

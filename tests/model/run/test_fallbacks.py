@@ -18,9 +18,9 @@ from typing import Any
 import psutil
 import pytest
 
-from megatron_model.cli.commands import tell
-from megatron_model.cli.commands import train as train_verb
 from megatron_model.cli.parser import parse
+from megatron_model.cli.verbs.tell import run as tell
+from megatron_model.cli.verbs.train import run as train_verb
 from megatron_model.config.fields import RunConfig, with_settings
 from megatron_model.events.schema import Event, Notice, RunFailed, RunFinished, StepCompleted
 from megatron_model.run import fork

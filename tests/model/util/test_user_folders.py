@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_model.cli.commands import run
-from megatron_model.cli.parser import parse
+from megatron_model.cli.parser import parse, run
 from megatron_model.config.fields import RunConfig, with_settings
 from megatron_model.data.corpus import find_corpus
 from megatron_model.data.token_cache import prepare_now

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from megatron_model.cli import commands
-from megatron_model.cli.parser import parse
+from megatron_model.cli.parser import parse, run
 from megatron_model.events import log as event_log
 from megatron_model.events import schema as events
 from megatron_model.events.log import EventLog, last_event, read_events
@@ -199,9 +198,9 @@ def test_no_number_in_a_log_breaks_the_list_of_runs(
         (runs_dir / name / "run.toml").touch()
         (runs_dir / name / "events.jsonl").write_bytes(log)
     copy_recorded(runs_dir, "good")
-    assert commands.run(parse(["runs", "--runs-dir", str(runs_dir)])) == 0
+    assert run(parse(["runs", "--runs-dir", str(runs_dir)])) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(logs) + 1
-    assert commands.run(parse(["runs", "--json", "--runs-dir", str(runs_dir)])) == 0
+    assert run(parse(["runs", "--json", "--runs-dir", str(runs_dir)])) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {row["name"] for row in rows} == {*logs, "good"}
     for folder in list_runs(runs_dir):
@@ -253,14 +252,14 @@ def test_a_run_that_cannot_be_read_is_one_line_that_says_so(
     runs_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hostile_folders(runs_dir)
-    assert commands.run(parse(["runs", "--runs-dir", str(runs_dir)])) == 0
+    assert run(parse(["runs", "--runs-dir", str(runs_dir)])) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert set(lines) == {*UNREADABLE, "toml", "binary", "good"}
     for name in UNREADABLE - {"inner"}:
         assert "unreadable" in lines[name]
         assert "Cannot read" in lines[name]
     assert "2023-11-14" in lines["good"]
-    assert commands.run(parse(["runs", "--json", "--runs-dir", str(runs_dir)])) == 0
+    assert run(parse(["runs", "--json", "--runs-dir", str(runs_dir)])) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {row["name"] for row in rows if "error" in row} == UNREADABLE - {"inner"}
 
@@ -289,7 +288,7 @@ def test_a_folder_that_is_closed_to_us_is_one_line(
     copy_recorded(runs_dir, "good")
     closed.path.chmod(0)
     try:
-        assert commands.run(parse(["runs", "--runs-dir", str(runs_dir)])) == 0
+        assert run(parse(["runs", "--runs-dir", str(runs_dir)])) == 0
         lines = capsys.readouterr().out.splitlines()
     finally:
         closed.path.chmod(0o700)

@@ -1,0 +1,88 @@
+"""`sample`: write text with a model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import msgspec
+
+from megatron_model.cli.asked import MODEL_HELP, runs_dir
+from megatron_model.cli.console import say
+from megatron_model.config.fields import SamplingConfig
+from megatron_model.config.schema import fields_of, whole_number
+from megatron_model.run.folder import find_model
+from megatron_model.util.errors import RequestError
+from megatron_model.util.text import safe, with_line_feeds
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--prompt", default="", help="text to go on from; - reads it from stdin")
+    parser.add_argument(
+        "--num-samples",
+        type=whole_number,
+        default=1,
+        metavar="N",
+        help="texts written at once; their seeds count up. Default 1.",
+    )
+    parser.add_argument(
+        "--jsonl",
+        action="store_true",
+        help="print one JSON object a sample, with the log probability of each character",
+    )
+    parser.add_argument(
+        "--latest", action="store_true", help="a run's newest weights, not its best"
+    )
+    parser.add_argument(
+        "--drop-unknown",
+        action="store_true",
+        help="leave out prompt characters the model never saw",
+    )
+    for field in fields_of(SamplingConfig):
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            dest=field.name,
+            metavar=field.name[0].upper(),
+            default=str(field.default),
+            help=f"{field.description} Default {field.default or repr(field.default)}.",
+        )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write text; stdout gets the text alone."""
+    if options.num_samples < 1:
+        raise RequestError(f"--num-samples is {options.num_samples}; it must be at least 1.")
+    asked = {f.name: f.parse(getattr(options, f.name)) for f in fields_of(SamplingConfig)}
+    asked["stop"] = with_line_feeds(options.stop)
+    sampling = msgspec.structs.replace(SamplingConfig(), **asked)
+    path = find_model(
+        options.model,
+        runs_dir(options),
+        which="latest" if options.latest else "best",
+        say=say,
+    )
+    from megatron_model.cli.output import read_prompt, write_json_lines, write_texts
+    from megatron_model.run.checkpoint import load_model
+
+    loaded = load_model(path)
+    prompt = read_prompt(options.prompt)
+    if options.drop_unknown:
+        prompt = loaded.tokenizer.drop_unknown(prompt)
+    if options.jsonl:
+        write_json_lines(loaded, prompt, sampling, options.num_samples, sys.stdout)
+        return 0
+    # A corpus may hold escape sequences, and a model learns them: a terminal gets none of them, a
+    # file or a pipe gets the text as it is.
+    terminal = sys.stdout.isatty()
+    write_texts(
+        loaded,
+        prompt,
+        sampling,
+        options.num_samples,
+        sys.stdout,
+        shown=safe if terminal else str,
+        flush=terminal,
+    )
+    return 0
