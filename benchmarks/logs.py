@@ -19,8 +19,14 @@ from typing import Any
 
 from benchmarks.report import print_table, write_json
 
-REQUIRED = {"log": (2.0, 150.0), "first": (10.0, 150.0), "again": (1.0, 150.0)}
-"""Seconds of the processor and MB that each may take; `first` is bounded only loosely."""
+REQUIRED = {
+    "shown": (2.0, 150.0),
+    "whole": (10.0, 150.0),
+    "first": (20.0, 150.0),
+    "again": (1.0, 150.0),
+}
+"""Seconds of the processor and MB that each may take; `whole` and `first`, which happen behind the
+screen, are bounded only loosely."""
 
 
 def make_log(path: Path, lines: int) -> None:
@@ -83,10 +89,12 @@ def make_runs(runs_dir: Path, count: int) -> None:
 
 
 def measure_log(path: Path) -> list[dict[str, float]]:
-    """Fold a whole log."""
+    """Open a log as a screen does, and fold all of it."""
     from megatron_model.run.folder import RunFolder
+    from megatron_tui.services.run_log import RunLog
 
-    return [_measured(RunFolder(path).fold)]
+    folder = RunFolder(path)
+    return [_measured(lambda: RunLog.opened(folder)), _measured(folder.fold)]
 
 
 def measure_runs(runs_dir: Path) -> list[dict[str, float]]:
@@ -130,7 +138,8 @@ def main() -> None:
         for place, name in enumerate(REQUIRED)
     }
     titles = (
-        f"a log of {arguments.lines:,} lines",
+        f"a log of {arguments.lines:,} lines, its curves in outline",
+        "the same, every line of it",
         f"{arguments.runs:,} runs, first time",
         f"{arguments.runs:,} runs, again",
     )

@@ -16,6 +16,8 @@ TAIL_SECONDS = 1.0
 """How often a log that another process writes is looked at."""
 LONG_LOG = 4_000_000
 """Bytes of a log that are read while a person waits."""
+STRETCHES = 64
+"""Of a longer one so many stretches are looked at first."""
 
 
 class RunLog:
@@ -28,13 +30,13 @@ class RunLog:
         self.offset = 0
         """Bytes read so far."""
         self.reading = False
-        """Whether `state` is only of the two ends of a long log, until somebody reads it all."""
+        """Whether `state` is only of parts of a long log, until somebody reads it all."""
         self.looked_at = 0.0
         self._whole: deque[tuple[RunState, int]] = deque()
 
     @classmethod
     def opened(cls, folder: RunFolder) -> RunLog:
-        """Fold a run's log; of a long one only its two ends, and a thread has to `read_whole`."""
+        """Fold a run's log; of a long one only parts, and a thread has to `read_whole`."""
         log = cls(folder)
         log.reading = log_size(folder) > LONG_LOG
         if log.reading:
@@ -81,9 +83,14 @@ def log_size(folder: RunFolder) -> int:
 
 
 def glance(folder: RunFolder) -> RunState:
-    """Fold the beginning and the end of a long log: what the run is, and where it stands."""
-    state, part = RunState(), LONG_LOG // 4
-    for offset in (0, max(0, log_size(folder) - part)):
-        for event in folder.read_events(offset, limit=part if offset else part // 10)[0]:
-            state.apply(event)
+    """Fold some stretches of a long log: its beginning, its end, and others evenly between them.
+
+    What the run is and where it stands, and its curves in outline: in a moment, however long it is.
+    """
+    state, last, read = RunState(), max(0, log_size(folder) - LONG_LOG // 4), 0
+    for number in range(STRETCHES + 1):
+        part = LONG_LOG // 2 // STRETCHES if number < STRETCHES else LONG_LOG // 4
+        place = max(read, last * number // STRETCHES)  # a stretch has a whole line at least
+        found, read = folder.read_events(place, limit=part)
+        state.apply_all(found)
     return state

@@ -27,6 +27,7 @@ from megatron_tui.runs.listing import read_row
 from megatron_tui.runs.table import cells
 from megatron_tui.services import run_log
 from megatron_tui.services.past_speed import Pace, read_paces, shape_of
+from megatron_tui.services.run_log import RunLog, log_size
 from megatron_tui.services.training import TrainingService
 from megatron_tui.setup.preflight_card import PreflightCard, preflight_rows
 from megatron_tui.setup.screen import SetupScreen
@@ -221,6 +222,7 @@ async def test_resuming_a_run_with_a_long_log_folds_it_beside_the_screen(
 ) -> None:
     path = copy_recorded(runs_dir).path
     monkeypatch.setattr(run_log, "LONG_LOG", 4000)
+    monkeypatch.setattr(run_log, "STRETCHES", 2)
     folder = GatedFolder(path)
     folder.folded_by = []
     whole = RunFolder(path).state()
@@ -266,3 +268,21 @@ async def test_a_trainer_that_fails_at_once_leaves_its_whole_past(
     service.poll()
     assert run.problem == "RuntimeError: no memory"
     assert run.state.train_loss.steps == whole.train_loss.steps
+
+
+def test_a_long_log_is_shown_in_outline_at_once(
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy_recorded(runs_dir)
+    report = next(event for event in recorded_events() if isinstance(event, MetricsReported))
+    with folder.events_path.open("wb") as log:
+        for step in range(4000):
+            log.write(encode_event(msgspec.structs.replace(report, step=step)))
+    monkeypatch.setattr(run_log, "LONG_LOG", log_size(folder) // 4)
+    monkeypatch.setattr(run_log, "STRETCHES", 20)
+    log = RunLog.opened(folder)
+    shown = log.state.train_loss.steps
+    assert log.reading
+    assert len(shown) < 1200
+    assert all(any(first <= step < first + 250 for step in shown) for first in range(0, 4000, 250))
+    assert shown[-1] == 3999
