@@ -1,23 +1,26 @@
 """How soon a model is good, against its peers: whole processes, in turns, in one run.
 
-python -m benchmarks.train [TEXT ...]
+python -m benchmarks.train [TEXT ...] [--seeds N]
 
 Every text is trained on by a plain GPT loop with nanoGPT's settings for a CPU, and by the `cpu`
-preset in a twelfth of the wall time that loop took and in the same wall time; the first text by
-Hugging Face's GPT-2 as well. Wall time counts from the start of the process to its end, imports and
-the last evaluation included. Every loss is over the whole validation split. Texts: files, or built-
-in corpora; both built-in ones are always taken.
+preset in a twelfth of the wall time that loop took, once for each seed, and in the same wall time;
+the first text by Hugging Face's GPT-2 as well. Each of our processes finds its caches empty. Wall
+time counts from the start of the process to its end, imports and the last evaluation included.
+Every loss is over the whole validation split. Texts: files, or built-in corpora; both built-in ones
+are always taken.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.report import print_table, write_json
@@ -31,10 +34,14 @@ EFFICIENCY_PRESETS = {"smoke": 60, "cpu": 30, "small": 4}
 """Presets of which a step is measured, and how many steps: what fits two cores and a minute."""
 
 
-def run_json(command: list[str]) -> tuple[list[dict[str, Any]], float]:
-    """Run a command; return the JSON objects it printed, and its wall time in seconds."""
+def run_json(command: list[str], cache: Path | None = None) -> tuple[list[dict[str, Any]], float]:
+    """Run a command; return the JSON objects it printed, and its wall time in seconds.
+
+    `cache`: the folder in which it keeps what it makes once on a machine.
+    """
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)} if cache else None
     started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     seconds = time.perf_counter() - started
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
@@ -49,12 +56,15 @@ def run_peer(name: str, text: Path) -> dict[str, Any]:
     return {**found[-1], "wall": seconds}
 
 
-def run_ours(text: Path, wall: float, overhead: float, folder: Path) -> dict[str, Any]:
-    """Train the `cpu` preset so that the whole process takes `wall` seconds."""
-    print(f"  ours in {wall:.1f} s ...", flush=True)
-    command = [sys.executable, "-m", "megatron_model", "train", str(text), "--preset", "cpu"]
-    command += ["--json", "--runs-dir", str(folder), "--max-seconds", f"{wall - overhead:.2f}"]
-    events, seconds = run_json(command)
+def run_ours(text: Path, wall: float, seed: int) -> dict[str, Any]:
+    """Train the `cpu` preset for `wall` seconds, on empty caches."""
+    print(f"  ours in {wall:.1f} s, seed {seed} ...", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        command = [sys.executable, "-m", "megatron_model", "train", str(text), "--preset", "cpu"]
+        command += ["--json", "--runs-dir", str(folder / "runs"), "--max-seconds", f"{wall:.2f}"]
+        command += ["--set", f"training.seed={seed}"]
+        events, seconds = run_json(command, folder / "cache")
     evaluated = [event for event in events if event["event"] == "evaluated"]
     finished = [event for event in events if event["event"] == "step_finished"]
     return {
@@ -63,47 +73,19 @@ def run_ours(text: Path, wall: float, overhead: float, folder: Path) -> dict[str
         "steps": evaluated[-1]["step"],
         "elapsed": events[-1]["elapsed_seconds"],
         "characters_per_second": finished[-1]["tokens_per_second"],
-        "compiled": any(event.get("phase") == "compiling" for event in events),
         "wall": seconds,
     }
 
 
-def warm_up(text: Path, folder: Path, *budgets: float) -> dict[str, float]:
-    """Fill the cache of compiled steps for what the preset does in these budgets.
-
-    Returned: how much longer the first process took for its compilation, and how much longer a
-    process takes than the seconds it counts as training.
-    """
-    from megatron_model.config.fields import with_settings
-    from megatron_model.config.presets import fitted, get_preset
-
-    extra = overhead = 0.0
-    for budget in budgets:
-        asked = with_settings(get_preset("cpu").config, {"training.max_seconds": budget})
-        training = fitted(asked, len(text.read_text(encoding="utf-8"))).training
-        command = [sys.executable, "-m", "megatron_model", "train", str(text), "--preset", "cpu"]
-        command += ["--json", "--runs-dir", str(folder), "--set", "training.compile=on"]
-        for name in ("batch_size", "sequence_length", "weight_decay"):
-            command += ["--set", f"training.{name}={getattr(training, name)}"]
-        command += ["--set", "training.steps=2"]
-        _, first = run_json(command)
-        events, second = run_json(command)
-        extra = max(extra, first - second)
-        overhead = second - events[-1]["elapsed_seconds"]
-    return {"cold_extra": extra, "overhead": overhead}
-
-
-def compare(text: Path, name: str, folder: Path, *, all_peers: bool) -> dict[str, Any]:
+def compare(text: Path, name: str, seeds: int, *, all_peers: bool) -> dict[str, Any]:
     """Measure everything on one text, in turns."""
     print(name, flush=True)
-    runs = folder / "runs"
     peer = run_peer("nanogpt", text)
-    warm = warm_up(text, runs, peer["wall"], peer["wall"] / TWELFTH)
-    soon = run_ours(text, peer["wall"] / TWELFTH, warm["overhead"], runs)
-    result = {"text": name, **warm, "nanogpt": peer, "ours_in_a_twelfth": soon}
+    soon = [run_ours(text, peer["wall"] / TWELFTH, seed) for seed in range(1, seeds + 1)]
+    result = {"text": name, "nanogpt": peer, "ours_in_a_twelfth": soon}
     if all_peers:
         result["transformers"] = run_peer("transformers", text)
-        result["ours_in_the_same"] = run_ours(text, peer["wall"], warm["overhead"], runs)
+    result["ours_in_the_same"] = [run_ours(text, peer["wall"], 1)]
     return result
 
 
@@ -211,15 +193,25 @@ def print_report(results: list[dict[str, Any]], shares: list[dict[str, Any]]) ->
         peer = result["nanogpt"]
         kinds = ("nanogpt", "transformers", "ours_in_a_twelfth", "ours_in_the_same")
         for kind in (kind for kind in kinds if kind in result):
-            run = result[kind]
-            ratio = peer["wall"] / run["wall"]
-            losses = (f"{run['val_loss']:.4f}", f"{run['wall']:.1f}", f"{ratio:.1f}x")
-            speed = f"{run['characters_per_second']:,.0f}"
-            rows.append((result["text"], kind.replace("_", " "), *losses, run["steps"], speed))
-    heads = ("text", "what", "validation", "wall s", "faster", "steps", "characters/s")
+            runs = result[kind] if isinstance(result[kind], list) else [result[kind]]
+            losses = [run["val_loss"] for run in runs]
+            wall, speed, steps = (
+                mean(run[key] for run in runs) for key in ("wall", "characters_per_second", "steps")
+            )
+            rows.append(
+                (
+                    result["text"],
+                    kind.replace("_", " "),
+                    f"{mean(losses):.4f}",
+                    f"{stdev(losses):.4f}" if len(losses) > 1 else "",
+                    f"{wall:.1f}",
+                    f"{peer['wall'] / wall:.1f}x",
+                    f"{steps:.0f}",
+                    f"{speed:,.0f}",
+                )
+            )
+    heads = ("text", "what", "validation", "spread", "wall s", "faster", "steps", "characters/s")
     print_table("validation loss in wall time, in turns", heads, rows)
-    for result in results:
-        print(f"{result['text']}: a first compilation takes {result['cold_extra']:.0f} s more")
     print_table(
         "share of the measured matrix rate",
         ("preset", "dtype", "threads", "characters/s", "GFLOP/s", "of", "share", "model alone"),
@@ -243,6 +235,9 @@ def main() -> None:
     """Measure, print the tables and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("texts", nargs="*", help="files to train on before the built-in corpora")
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="runs in a twelfth of the time, on each text"
+    )
     parser.add_argument("--efficiency-of", metavar="PRESET", help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, default=30, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -254,7 +249,9 @@ def main() -> None:
         folder = Path(name)
         texts = [*options.texts, *BUILTIN]
         results = [
-            compare(as_file(text, folder), Path(text).name, folder, all_peers=text == texts[0])
+            compare(
+                as_file(text, folder), Path(text).name, options.seeds, all_peers=text == texts[0]
+            )
             for text in texts
         ]
     print_report(results, shares)

@@ -33,6 +33,10 @@ class Asked(NamedTuple):
     min_p: bool
 
 
+PLAINLY = Asked(sampled=True, likeliest=False, penalty=False, ranked=False, min_p=False)
+"""A temperature, and nothing else."""
+
+
 def what_is_asked(samplings: Sequence[SamplingConfig]) -> Asked:
     """Return which computations some ways of sampling need together."""
     return Asked(

@@ -61,6 +61,8 @@ READ_AT_ONCE = 1 << 14
 """Positions of all streams together that are read at once: what lies between costs memory."""
 CAPTURED_FROM = 64
 """Characters from which capturing, which starts the computations of some twenty, pays."""
+WAITED_FROM = 8192
+"""Characters from which it pays to wait until kernels are compiled, which takes some seconds."""
 KEPT_BYTES = 1 << 28
 """Keys and values up to which a writer is kept for the next text of its model."""
 
@@ -110,6 +112,7 @@ class GraphWriter:
         streams: how many texts.
         asked: what their ways of sampling need: see `device_sampler`.
         dtype: of the matrix products, keys and values.
+        fused: one text is written by kernels of our own: see `fused_reader`.
     """
 
     def __init__(
@@ -118,6 +121,8 @@ class GraphWriter:
         streams: int,
         asked: Asked,
         dtype: torch.dtype,
+        *,
+        fused: bool = False,
     ) -> None:
         self._device = next(model.parameters()).device
         self._streams, self._block_size = streams, model.block_size
@@ -127,12 +132,7 @@ class GraphWriter:
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._wait_for_others()
         with self._computing():
-            self._reader: Reader = (
-                ModernReader(model, streams, dtype)
-                if isinstance(model, ModernTransformer)
-                else ClassicReader(model, streams, dtype)
-            )
-            self._sampler = DeviceSampler(asked, streams, model.vocab_size, self._device)
+            self._reader, self._sampler = _parts(model, streams, asked, dtype, fused)
             trail = (1 + 2 * self._reader.halves, streams, 1, self._reader.width)
             self._trail = self._zeros(*trail)
             self._logits = self._zeros(streams, model.vocab_size)
@@ -365,6 +365,26 @@ class GraphWriter:
             yield
 
 
+def _parts(
+    model: TransformerModel | ModernTransformer,
+    streams: int,
+    asked: Asked,
+    dtype: torch.dtype,
+    fused: bool,
+) -> tuple[Reader, DeviceSampler]:
+    """Return what reads and what draws; see `GraphWriter`."""
+    device = next(model.parameters()).device
+    if isinstance(model, TransformerModel):
+        reader: Reader = ClassicReader(model, streams, dtype)
+    elif fused:
+        from megatron_model.inference.fused_reader import FusedReader, FusedSampler
+
+        return FusedReader(model, dtype), FusedSampler(asked, 1, model.vocab_size, device)
+    else:
+        reader = ModernReader(model, streams, dtype)
+    return reader, DeviceSampler(asked, streams, model.vocab_size, device)
+
+
 class _Kept(NamedTuple):
     """A writer between two texts, and what it is a writer of."""
 
@@ -392,9 +412,12 @@ def write_on_card(
         return None
     dtype = device_dtype(next(model.parameters()).device, precision)
     asked = what_is_asked(request.samplings)
-    kind = (len(request.samplings), asked, dtype, weight_versions(model))
+    fused = _has_kernels(model, dtype, request)
+    kind = (len(request.samplings), asked, dtype, fused, weight_versions(model))
     try:
-        writer = _take(model, kind) or GraphWriter(model, len(request.samplings), asked, dtype)
+        writer = _take(model, kind) or GraphWriter(
+            model, len(request.samplings), asked, dtype, fused=fused
+        )
     except Exception as error:  # there is no room for it, most likely
         _say(f"text is written without the fast writer: {error}")
         return None
@@ -425,6 +448,19 @@ def _take(model: nn.Module, kind: tuple[Any, ...]) -> GraphWriter | None:
     with _idle_lock:
         kept = _idle.pop(model, None)
     return kept.writer if kept is not None and kept.kind == kind else None
+
+
+def _has_kernels(
+    model: TransformerModel | ModernTransformer, dtype: torch.dtype, request: Request
+) -> bool:
+    """Whether there are kernels of our own for a request; they are compiled meanwhile if not."""
+    if len(request.samplings) > 1 or not isinstance(model, ModernTransformer):
+        return False
+    try:
+        from megatron_model.inference.fused_reader import is_ready
+    except ImportError:  # Triton is not on every machine
+        return False
+    return is_ready(model, dtype, wait=request.length >= WAITED_FROM)
 
 
 def _is_on_card(model: nn.Module) -> bool:

@@ -92,8 +92,8 @@ class ModernTransformer(nn.Module):
 
         The id V stands for a blank.
 
-        Under autocast the matrix products are done in its dtype; everything between them stays in
-        float32, and each weight is cast once.
+        Under autocast the matrix products are done in its dtype, and each weight is cast once;
+        everything between them stays in float32, but for the layers in training on CUDA.
         """
         if tokens.size(1) > self.block_size:
             raise ValueError(
@@ -114,9 +114,13 @@ class ModernTransformer(nn.Module):
     def run_layers(self, x: Tensor, dtype: torch.dtype, context: Context) -> Tensor:
         """Map what the embedding made, (B, T, C), to what the head reads, (B, T, C)."""
         layer = self.layer if self.training else run_layer
+        stream = x
+        if self.training and x.device.type == "cuda":
+            # What lies between the products is half of a step there, and all of it is traffic.
+            stream = x.to(dtype)
         for weights in self._layer_weights(dtype):
-            x = layer(x, weights, self.heads, context, self.dropped)
-        return x
+            stream = layer(stream, weights, self.heads, context, self.dropped)
+        return stream.float()
 
     def _layer_weights(self, dtype: torch.dtype) -> Iterable[LayerWeights]:
         """Return the weights of the layers, the matrices in `dtype`."""
@@ -238,13 +242,13 @@ def run_layer(
     divided among devices differ in `context` and in where the weights come from. `run_layer` of
     decode.c does the same for cached decoding.
 
-    The matrix products are done in the weights' arithmetic, everything between them in float32.
+    The matrix products are done in the weights' arithmetic, everything between them in that of x.
     """
     dtype = weights.attention.dtype
     h = _mix(_normalise(x), weights.attention_mix, context, 0).to(dtype)
-    x = x + _drop(_attention(h, weights.attention, heads, context), dropout)
+    x = x + _drop(_attention(h, weights.attention, heads, context).to(x.dtype), dropout)
     h = _mix(_normalise(x), weights.feed_forward_mix, context, 1).to(dtype)
-    return x + _drop(_feed_forward(h, weights.feed_forward), dropout)
+    return x + _drop(_feed_forward(h, weights.feed_forward).to(x.dtype), dropout)
 
 
 RunLayer: TypeAlias = Callable[[Tensor, LayerWeights, int, Context, float], Tensor]
@@ -258,13 +262,13 @@ def _drop(x: Tensor, share: float) -> Tensor:
 def _mix(x: Tensor, weights: Tensor, context: Context, half: int) -> Tensor:
     """Add to each position of (B, T, C) its predecessors by channel weights (MIXED_BEFORE, C)."""
     total = x
-    for weight, moved in zip(weights, context.before(x, half), strict=True):
+    for weight, moved in zip(weights.to(x.dtype), context.before(x, half), strict=True):
         total = total + weight * moved
     return total
 
 
 def _attention(h: Tensor, weights: Tensor, heads: int, context: Context) -> Tensor:
-    """Causal self-attention over (B, T, C) with weights (4, C, C); the sum stays in float32."""
+    """Causal self-attention over (B, T, C) with weights (4, C, C)."""
     batch, length, width = h.shape
     depth = width // heads
     qkv = F.linear(h, weights[:3].reshape(3 * width, width))
@@ -273,14 +277,14 @@ def _attention(h: Tensor, weights: Tensor, heads: int, context: Context) -> Tens
     query = (_root_mean_square(qkv[:, :, 0].float()) * depth**-0.5).to(h.dtype)
     key = _root_mean_square(qkv[:, :, 1].float()).to(h.dtype)
     query, key, value = (part.transpose(1, 2) for part in (query, key, qkv[:, :, 2]))
-    return F.linear(context.attend(query, key, value), weights[3]).float()
+    return F.linear(context.attend(query, key, value), weights[3])
 
 
 def _feed_forward(h: Tensor, weights: Tensor) -> Tensor:
     """Widen, square what is positive, narrow again: (B, T, C) with weights (2, F, C)."""
     h = F.linear(h, weights[0])  # (B, T, F)
     h = F.relu(h.float()).square().to(h.dtype)
-    return (h @ weights[1]).float()
+    return h @ weights[1]
 
 
 class WholeTexts:

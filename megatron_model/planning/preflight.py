@@ -178,7 +178,10 @@ def activation_bytes(
     )
     size = 2 if half else 4
     if not on_cpu and model.architecture == "modern":
-        width = (48 if compiled else 74) + (7 if compiled else 2) * bool(model.dropout)
+        if half:  # measured: see docs/gpu.md
+            width = (32 if compiled else 52) + (4 if compiled else 5) * bool(model.dropout)
+        else:
+            width = (48 if compiled else 74) + (7 if compiled else 2) * bool(model.dropout)
         per_position = width * model.embed_dim + 2 * size * model.ff_dim
         per_pair = 0
     elif not on_cpu:

@@ -14,11 +14,16 @@ from torch import nn
 from megatron_model.config.fields import ModelConfig, SamplingConfig
 from megatron_model.data.tokenizer import CharTokenizer
 from megatron_model.inference import graph_writer
-from megatron_model.inference.graph_writer import GraphWriter
+from megatron_model.inference.device_sampler import what_is_asked
+from megatron_model.inference.graph_writer import GraphWriter, Request
 from megatron_model.inference.precision import Precision
 from megatron_model.inference.sampler import generate_batch, several
 from megatron_model.model.factory import build_model
+from megatron_model.model.modern import ModernTransformer
 from megatron_model.util.errors import RequestError
+
+pytest.importorskip("triton")
+from megatron_model.inference.fused_reader import FusedReader, is_ready
 
 TOKENIZER = CharTokenizer("\n" + "".join(chr(97 + index) for index in range(26)))
 BLOCK = 64
@@ -84,6 +89,48 @@ def test_a_graph_writes_the_text_of_the_cpu(
         expected = on_cpu(model, [one], prompt)
         assert texts(model.cuda(), [one], prompt=prompt) == expected
     assert set(graphs) >= {0, graph_writer.TOGETHER}
+
+
+@pytest.mark.parametrize("shape", [{}, {"embed_dim": 42, "heads": 6, "block_size": 21}])
+def test_kernels_of_our_own_write_the_text_of_the_cpu(
+    shape: dict[str, int], graphs: list[int]
+) -> None:
+    model = a_model("modern", **shape)
+    prompt = "abcdefgh" * 9
+    asked = [msgspec.structs.replace(way, max_new_tokens=3 * BLOCK + 9) for way in WAYS]
+    expected = [on_cpu(model, [one], prompt) for one in asked]
+    model.cuda()
+    assert isinstance(model, ModernTransformer)
+    assert is_ready(model, torch.float32, wait=True)
+    for one, text in zip(asked, expected, strict=True):
+        assert texts(model, [one], prompt=prompt) == text
+        assert isinstance(graph_writer._idle[model].writer._reader, FusedReader)
+    assert graphs
+
+
+def test_kernels_of_our_own_are_near_in_half_precision() -> None:
+    model = a_model("modern").cuda()
+    assert isinstance(model, ModernTransformer)
+    logits = []
+    for fused in (False, True):
+        sampling = SamplingConfig(max_new_tokens=2 * BLOCK, temperature=0.0)
+        writer = GraphWriter(model, 1, what_is_asked([sampling]), torch.bfloat16, fused=fused)
+        draws = iter([0.5] * 2)
+        for _ in writer.write(Request([1, 2, 3], [], [sampling], [[]], [draws], 1)):
+            pass
+        logits.append(writer._logits.clone())
+    assert logits[0].isfinite().all()
+    assert torch.allclose(*logits, atol=0.1)
+
+
+def test_kernels_are_compiled_behind_the_first_text(graphs: list[int]) -> None:
+    model = a_model("modern", embed_dim=96).cuda()
+    asked = [SamplingConfig(max_new_tokens=100)]
+    expected = texts(model, asked)
+    assert isinstance(model, ModernTransformer)
+    assert is_ready(model, torch.float32, wait=True)
+    assert texts(model, asked) == expected
+    assert isinstance(graph_writer._idle[model].writer._reader, FusedReader)
 
 
 @both

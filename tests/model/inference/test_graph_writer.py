@@ -61,8 +61,8 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[GraphWriter]]:
     made: list[GraphWriter] = []
 
     class Noted(GraphWriter):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
             made.append(self)
 
     monkeypatch.setattr(graph_writer, "_is_on_card", lambda model: True)
@@ -197,8 +197,8 @@ def test_what_a_text_took_is_given_back_at_once(monkeypatch: pytest.MonkeyPatch)
     made: list[weakref.ref[GraphWriter]] = []
 
     class Noted(GraphWriter):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
             made.append(weakref.ref(self))
 
     monkeypatch.setattr(graph_writer, "_is_on_card", lambda model: True)
@@ -270,7 +270,7 @@ def test_without_a_card_a_capture_fails_and_that_is_said_once(
 def test_without_room_for_a_writer_the_decoder_writes(
     card: list[GraphWriter], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*_: Any) -> GraphWriter:
+    def full(*_: Any, **__: Any) -> GraphWriter:
         raise torch.OutOfMemoryError("no memory")
 
     monkeypatch.setattr(graph_writer, "GraphWriter", full)
