@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib.util
 import json
 import pkgutil
 import re
@@ -40,6 +41,10 @@ def modules_of(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+"""It comes with torch on CUDA alone."""
+
+
 @pytest.mark.parametrize(
     "module",
     [
@@ -62,6 +67,7 @@ def test_the_model_package_knows_nothing_of_terminals() -> None:
         info.name
         for info in pkgutil.walk_packages(megatron_model.__path__, "megatron_model.")
         if not info.name.endswith("__main__")
+        and (HAS_TRITON or not info.name.endswith((".card_kernels", ".fused_reader")))
     ]
     assert len(names) > 80
     loaded = imported_by(*[f"import {name}" for name in names])
