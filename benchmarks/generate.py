@@ -11,13 +11,12 @@ skipped.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +30,7 @@ from megatron_model.config.fields import ModelConfig, SamplingConfig
 from megatron_model.data.tokenizer import CharTokenizer
 from megatron_model.inference import native
 from megatron_model.inference.decoder import Decoder
+from megatron_model.inference.precision import Precision
 from megatron_model.inference.sampler import generate_batch, generate_stream, several
 from megatron_model.model.factory import build_model
 
@@ -54,22 +54,13 @@ class Size(NamedTuple):
         """As the tables say it."""
         return f"{self.layers}x{self.width}/{self.block}"
 
+    @property
+    def of_peers(self) -> peers.Shape:
+        """The same for the peers."""
+        return peers.Shape(self.layers, self.width, self.heads, self.block)
+
 
 SIZES = (Size(4, 128, 4, 64, 200), Size(6, 384, 6, 256, 16), Size(16, 512, 16, 256, 6))
-
-
-@contextlib.contextmanager
-def sized(size: Size) -> Iterator[None]:
-    """Let the peers, whose shape is fixed, have another one."""
-    names = ("LAYERS", "WIDTH", "HEADS", "BLOCK")
-    before = [getattr(peers, name) for name in names]
-    for name, value in zip(names, size[:4], strict=True):
-        setattr(peers, name, value)
-    try:
-        yield
-    finally:
-        for name, value in zip(names, before, strict=True):
-            setattr(peers, name, value)
 
 
 def our_model(size: Size, architecture: Any) -> nn.Module:
@@ -83,7 +74,8 @@ def our_model(size: Size, architecture: Any) -> nn.Module:
         ff_dim=4 * size.width,
     )
     torch.manual_seed(1)
-    model = build_model(config, TOKENIZER.vocab_size).eval()
+    # As a model is that was loaded: weights of which nobody asks for gradients may be rounded.
+    model = build_model(config, TOKENIZER.vocab_size).eval().requires_grad_(False)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
@@ -124,18 +116,19 @@ def transformers_generate(model: Any, size: Size) -> float:
 
 def transformers_model(size: Size) -> Any:
     """Return Hugging Face's GPT-2 of a size."""
-    with sized(size):
-        model: Any = peers.TransformersGPT2(TOKENIZER.vocab_size).inner
+    model: Any = peers.TransformersGPT2(TOKENIZER.vocab_size, size.of_peers).inner
     model.generation_config.eos_token_id = None
     return model.eval()
 
 
-def ours(model: nn.Module, size: Size, streams: int) -> float:
+def ours(model: nn.Module, size: Size, streams: int, precision: Precision = "auto") -> float:
     """Write two blocks past a full window; return characters/s of all streams together."""
     prompt = VOCABULARY[5] * size.block
     samplings = several(SamplingConfig(max_new_tokens=2 * size.block), streams)
     started = time.perf_counter()
-    columns = sum(1 for _ in generate_batch(model, TOKENIZER, prompt, samplings))
+    columns = sum(
+        1 for _ in generate_batch(model, TOKENIZER, prompt, samplings, precision=precision)
+    )
     return columns * streams / (time.perf_counter() - started)
 
 
@@ -178,19 +171,19 @@ def measure(size: Size, rounds: int) -> dict[str, Any]:
     """Measure one size, all contestants in turns; return the medians."""
     models = {architecture: our_model(size, architecture) for architecture in ("modern", "classic")}
     gpt2 = transformers_model(size)
-    with sized(size):
-        plain = peers.PlainGPT(TOKENIZER.vocab_size).eval()
-        contestants: dict[str, Callable[[], float]] = {
-            "nanogpt": lambda: recompute(plain, size),
-            "transformers": lambda: transformers_generate(gpt2, size),
-        }
-        for (name, model), streams in itertools.product(models.items(), (1, STREAMS)):
-            contestants[f"{name}/{streams}"] = lambda m=model, s=streams: ours(m, size, s)  # type: ignore[misc]
-        found: dict[str, list[float]] = {name: [] for name in contestants}
-        for number in range(rounds):
-            for name, run in contestants.items():
-                print(f"  {size.name} round {number + 1}: {name} ...", flush=True)
-                found[name].append(run())
+    plain = peers.PlainGPT(TOKENIZER.vocab_size, size.of_peers).eval()
+    contestants: dict[str, Callable[[], float]] = {
+        "nanogpt": lambda: recompute(plain, size),
+        "transformers": lambda: transformers_generate(gpt2, size),
+        "float32/1": lambda: ours(models["modern"], size, 1, "float32"),
+    }
+    for (name, model), streams in itertools.product(models.items(), (1, STREAMS)):
+        contestants[f"{name}/{streams}"] = lambda m=model, s=streams: ours(m, size, s)  # type: ignore[misc]
+    found: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds):
+        for name, run in contestants.items():
+            print(f"  {size.name} round {number + 1}: {name} ...", flush=True)
+            found[name].append(run())
     model = models["modern"]
     weight_bytes = 4 * sum(value.numel() for value in model.parameters())
     return {
@@ -218,7 +211,7 @@ def main() -> None:
         modern, classic = rates["modern/1"], rates["classic/1"]
         speeds.append(
             [name, *(f"{rates[peer]:,.0f}" for peer in ("nanogpt", "transformers"))]
-            + [f"{modern:,.0f}", f"{classic:,.0f}"]
+            + [f"{rates['float32/1']:,.0f}", f"{modern:,.0f}", f"{classic:,.0f}"]
             + [f"{modern / rates[peer]:.1f}x" for peer in ("nanogpt", "transformers")]
         )
         steps, bandwidth = result["steps_within_window"], result["bandwidth"]
@@ -236,7 +229,8 @@ def main() -> None:
     how = f"{options.threads} thread(s), {'compiled step' if compiled else 'torch'}"
     print_table(
         f"characters/s, one stream ({how}); targets 12x and 3x",
-        ["layers x width/block", "nanogpt", "transformers", "modern", "classic", "x", "x"],
+        ["layers x width/block", "nanogpt", "transformers", "in float32", "modern", "classic"]
+        + ["x", "x"],
         speeds,
     )
     print_table(

@@ -1,4 +1,4 @@
-"""`export`: write the weights of a model to a file."""
+"""`export`: write a model's weights, in the format that another program reads."""
 
 from __future__ import annotations
 
@@ -10,31 +10,51 @@ from megatron_model.cli.asked import MODEL_HELP, runs_dir
 from megatron_model.cli.console import say
 from megatron_model.run.folder import find_model
 from megatron_model.util.errors import RequestError
+from megatron_model.util.text import safe
+
+FORMATS = ("pt", "safetensors", "gguf", "hf")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("output", metavar="OUT.{pt,safetensors}", type=Path)
+    parser.add_argument(
+        "output",
+        metavar="OUT",
+        type=Path,
+        help="a file in .pt, .safetensors or .gguf, or a new folder for --format hf",
+    )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        help="pt: a plain state dict; safetensors: our own model file; hf: a folder for "
+        "transformers; gguf: for llama.cpp, classic models alone. Default: by the name of OUT",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a folder that was exported before"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write a model's weights as a plain state dict, or its model file."""
+    """Write the model."""
     output: Path = options.output
-    if output.suffix not in (".pt", ".safetensors"):
-        raise RequestError(f"{output} must end in .pt or .safetensors.")
+    kind = options.format or output.suffix.removeprefix(".")
+    if kind not in FORMATS:
+        raise RequestError(
+            f"{output} must end in .pt or .safetensors or .gguf, or be a folder with --format hf."
+        )
     path = find_model(options.model, runs_dir(options), say=say)
-    from megatron_model.run.checkpoint import load_model, save_plain_weights
-    from megatron_model.util.files import write_atomically
+    from megatron_model.interop.weights_out import export_model
+    from megatron_model.run.checkpoint import load_model
 
     loaded = load_model(path, device="cpu")
     try:
-        if output.suffix == ".pt":
-            save_plain_weights(output, loaded.model.state_dict(), mode=0o666)
-        else:
-            write_atomically(output, path.read_bytes(), mode=0o666)
+        used = export_model(loaded, path, output, kind, overwrite=options.overwrite)
     except OSError as error:
-        raise RequestError(f"Cannot write {output}: {error.strerror}.") from None
+        where = safe(str(error.filename or output), one_line=True)
+        raise RequestError(f"Cannot write {where}: {error.strerror or error}.") from None
     loss = loaded.val_loss if loaded.val_loss is not None else math.nan
     say(f"wrote {output} (step {loaded.step:,}, validation loss {loss:.4f})")
+    if used:
+        say(used)
     return 0

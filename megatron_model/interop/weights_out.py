@@ -1,0 +1,83 @@
+"""A model's weights in each of the formats that others read, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from megatron_model.interop import gguf_file, huggingface
+from megatron_model.run.checkpoint import LoadedModel, save_plain_weights
+from megatron_model.run.folder import CHECKPOINTS
+from megatron_model.util.errors import RequestError
+from megatron_model.util.files import whole_folder, write_atomically
+from megatron_model.util.text import safe
+
+
+def export_model(
+    model: LoadedModel, source: Path, output: Path, kind: str, *, overwrite: bool = False
+) -> str:
+    """Write a model; return what there is to say about its use, if anything.
+
+    Args:
+        model: on the CPU.
+        source: its model file.
+        output: a file, or for ``hf`` a folder.
+        kind: ``pt``, ``safetensors``, ``gguf`` or ``hf``.
+        overwrite: replace a folder, if it holds nothing but what an export writes.
+
+    Raises:
+        RequestError: the format cannot hold the model, or something else is at `output`.
+        OSError: it cannot be written.
+    """
+    name = _name_of(source)
+    if kind == "pt":
+        save_plain_weights(output, model.model.state_dict(), mode=0o666)
+    elif kind == "safetensors":
+        write_atomically(output, source.read_bytes(), mode=0o666)
+    elif kind == "gguf":
+        temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+        try:
+            gguf_file.write_gguf(model, name, temporary)
+            os.replace(temporary, output)
+        finally:
+            temporary.unlink(missing_ok=True)
+    else:
+        _check_free(output, overwrite)
+        with whole_folder(output) as folder:
+            opened = huggingface.write_folder(model, name, folder)
+        os.chmod(output, 0o777 & ~_umask())
+        return "it needs trust_remote_code=True" if "trust_remote_code" in opened else ""
+    return ""
+
+
+def _check_free(output: Path, overwrite: bool) -> None:
+    """Refuse to write over what is not an export of ours, or was not to be replaced.
+
+    Raises:
+        RequestError: it says what is there.
+    """
+    where = safe(str(output), one_line=True)
+    if not os.path.lexists(output):
+        return
+    if output.is_symlink() or not output.is_dir():
+        raise RequestError(f"{where} is no folder; name another one.")
+    there = sorted(path.name for path in output.iterdir())
+    others = [name for name in there if name not in huggingface.FILES]
+    if others:
+        other = safe(others[0], one_line=True)
+        raise RequestError(f"{where} holds {other}, which no export writes; name another folder.")
+    if there and not overwrite:
+        raise RequestError(f"{where} exists; --overwrite replaces it.")
+
+
+def _name_of(source: Path) -> str:
+    """Return what a model file is called: as the run it is in, or as the file itself."""
+    path = source.absolute()
+    in_run = path.parent.parent.name == CHECKPOINTS
+    return path.parent.parent.parent.name if in_run else path.stem
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
