@@ -11,6 +11,11 @@ from megatron_model.cli.console import say
 from megatron_model.run.folder import find_model
 from megatron_model.util.errors import RequestError
 
+EXAMPLES = """\
+megatron-model export first first.pt
+megatron-model export first first.safetensors
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
