@@ -214,7 +214,7 @@ def man_page() -> str:
         f".SH NAME\n{_roff(name)} \\- {what}",
         f".SH SYNOPSIS\n.B {_roff(name)}\n.I VERB\n.RI [ ARGUMENTS ]",
         ".SH DESCRIPTION\nDoes without a screen what the workbench, megatron\\-tui, does with one,",
-        "on the same runs. Text that was asked for goes to stdout, everything for people to stderr.",
+        "on the same runs. What was asked for goes to stdout, everything for people to stderr.",
         ".SH VERBS",
     ]
     for verb, parser in _verb_parsers():

@@ -54,7 +54,8 @@ def follow(
 
     status = 0
     mixed = json_lines and sys.stdout.isatty()  # their lines would break into ours
-    live = LiveLine(wanted=not (take_over or mixed or _MARK))
+    alone = make_learner is None and not _MARK  # others of the run's processes print here too
+    live = LiveLine(wanted=alone and not (take_over or mixed))
     events_of_run = run_training(
         folder,
         control,

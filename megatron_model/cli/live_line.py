@@ -12,12 +12,19 @@ import select
 import time
 
 from megatron_model.events.describe import loss_text
-from megatron_model.events.schema import Event, StepCompleted
+from megatron_model.events.schema import (
+    CorpusProgress,
+    Event,
+    MetricsReported,
+    StepCompleted,
+    WorkProgress,
+)
 from megatron_model.events.state import RunState
 from megatron_model.util.text import duration_text
 
 SECONDS = 0.1
 """Between two drawings."""
+_FREQUENT = (StepCompleted, MetricsReported, WorkProgress, CorpusProgress)
 _CLEAR_REST = "\x1b[K"
 
 
@@ -52,7 +59,8 @@ class LiveLine:
         if not self._possible:
             return
         now = time.monotonic()
-        due = now >= self._next
+        # What comes rarely may be the last for long: a pause, say, or the beginning of a save.
+        due = now >= self._next or not isinstance(event, _FREQUENT)
         if due or not isinstance(event, StepCompleted):  # thousands a second, and each knows all
             self._state.apply(event)
         if due:

@@ -55,6 +55,9 @@ def kind_of(name: str) -> Kind:
     )
 
 
+_NOTHING: tuple[object, ...] = (None, "", ())
+
+
 class _Summary(Struct, frozen=True):
     """What is kept of a run's log; all of a long one's curves would fill the memory."""
 
@@ -138,16 +141,16 @@ class RunFacts:
 
     def value(self, name: str) -> Any:
         """Return what a run is sorted or chosen by, of the kind `kind_of` says; None without it."""
-        summary = self.summary
         match name:
             case "name":
                 return self.folder.name
             case "val":
-                return summary.best_val_loss
+                return self.summary.best_val_loss
             case "status" | "step" | "steps" | "time":
-                return getattr(summary, name)
+                return getattr(self.summary, name)
             case "age":
-                return None if summary.time is None else time.time() - summary.time
+                then = self.summary.time
+                return None if then is None else time.time() - then
             case "size":
                 return self.size
             case "tag":
@@ -167,6 +170,7 @@ def sorted_by(runs: list[RunFacts], name: str, *, falling: bool = False) -> list
         RequestError: runs have no such thing.
     """
     kind_of(name)
-    known = [run for run in runs if run.value(name) not in (None, "", ())]
-    rest = [run for run in runs if run.value(name) in (None, "", ())]
-    return sorted(known, key=lambda run: run.value(name), reverse=falling) + rest
+    values = [(run.value(name), run) for run in runs]
+    known = [each for each in values if each[0] not in _NOTHING]
+    known.sort(key=lambda each: each[0], reverse=falling)
+    return [run for _, run in known] + [run for value, run in values if value in _NOTHING]

@@ -23,6 +23,7 @@ from megatron_model.events.schema import (
     Event,
     MetricsReported,
     PhaseChanged,
+    RunPaused,
     RunStarted,
     StepCompleted,
     WorkProgress,
@@ -141,6 +142,16 @@ def test_one_line_is_written_over_and_what_is_printed_stands_above(pty: tuple[in
     live.take(StepCompleted(step=302, elapsed_seconds=30.2))
     live.clear()
     assert screen_of(pty) == []
+
+
+def test_what_may_last_is_drawn_at_once(
+    pty: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_line, "SECONDS", 3600.0)
+    live = LiveLine(pty[1])
+    for event in [*a_run(), StepCompleted(step=301, elapsed_seconds=30.1), RunPaused(step=301)]:
+        live.take(event)
+    assert screen_of(pty) == ["step 300 of 1,000  paused  loss 1.2500  best 1.7500"]
 
 
 @pytest.mark.parametrize("term", ["dumb", ""])
