@@ -41,6 +41,8 @@ class LiveLine:
         self._possible = wanted and os.environ.get("TERM", "dumb") not in ("dumb", "")
         self._possible = self._possible and os.isatty(descriptor)
         self._state = RunState()
+        self._step: StepCompleted | None = None
+        """The last step, while it is not in the state."""
         self._next = 0.0
         self._drawn = False
 
@@ -61,8 +63,13 @@ class LiveLine:
         now = time.monotonic()
         # What comes rarely may be the last for long: a pause, say, or the beginning of a save.
         due = now >= self._next or not isinstance(event, _FREQUENT)
-        if due or not isinstance(event, StepCompleted):  # thousands a second, and each knows all
-            self._state.apply(event)
+        if isinstance(event, StepCompleted) and not due:  # thousands a second: the last one counts
+            self._step = event
+            return
+        if self._step is not None:
+            self._state.apply(self._step)
+            self._step = None
+        self._state.apply(event)
         if due:
             self._next = now + SECONDS
             self._draw()

@@ -151,7 +151,7 @@ def test_what_may_last_is_drawn_at_once(
     live = LiveLine(pty[1])
     for event in [*a_run(), StepCompleted(step=301, elapsed_seconds=30.1), RunPaused(step=301)]:
         live.take(event)
-    assert screen_of(pty) == ["step 300 of 1,000  paused  loss 1.2500  best 1.7500"]
+    assert screen_of(pty) == ["step 301 of 1,000  paused  loss 1.2500  best 1.7500"]
 
 
 @pytest.mark.parametrize("term", ["dumb", ""])

@@ -6,9 +6,12 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from megatron_model.run.query import DEEPEST, parse_query
 from megatron_model.util.errors import RequestError
+from megatron_model.util.text import safe
 
 
 def moment(text: str) -> float:
@@ -138,3 +141,19 @@ def test_a_filter_of_any_length_and_depth_is_refused_in_a_sentence() -> None:
             parse_query(text)
     with pytest.raises(RequestError, match="longer than"):
         parse_query("val<1 or " * 10_000)
+
+
+PIECES = ["val", "<", "1.5", "and", "or", "not", "(", ")", "name", "~", "'a b'", '"', "=", "tag"]
+
+
+@settings(deadline=None)
+@given(st.one_of(st.text(max_size=60), st.lists(st.sampled_from(PIECES)).map(" ".join)))
+def test_any_text_is_a_filter_or_one_sentence(text: str) -> None:
+    try:
+        query = parse_query(text)
+    except RequestError as error:
+        assert str(error).startswith("The filter is wrong at character ")
+        assert str(error) == safe(str(error))
+    else:
+        assert query(RUN.__getitem__) in (True, False)
+        assert query(NEW.__getitem__) in (True, False)
