@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from megatron_model.events.schema import RECORDED
 from megatron_model.util.environment import VARIABLES
-from tools.pages import BLOCKS, DOCS, PACKAGES, ROOT, blocks_in, written
+from tools.pages import BLOCKS, DOCS, MAN_PAGE, PACKAGES, ROOT, blocks_in, man_page, written
 
 README = ROOT / "README.md"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -26,6 +28,17 @@ def name_of(path: Path) -> str:
 def test_what_follows_from_the_code_is_written_in_the_pages(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert text == written(text), "run make pages"
+
+
+def test_the_manual_page_is_that_of_the_parser() -> None:
+    assert MAN_PAGE.read_text(encoding="utf-8") == man_page(), "run make pages"
+
+
+@pytest.mark.skipif(shutil.which("mandoc") is None, reason="there is no mandoc")
+def test_the_manual_page_is_one() -> None:
+    command = ["mandoc", "-T", "lint", "-W", "error", str(MAN_PAGE)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_every_part_that_follows_from_the_code_has_one_place() -> None:

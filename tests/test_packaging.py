@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tomlkit
 
-from tools.pages import PACKAGES, ROOT
+from tools.pages import MAN_PAGE, PACKAGES, ROOT
 
 PROJECT = tomlkit.parse((ROOT / "pyproject.toml").read_text(encoding="utf-8")).unwrap()
 
@@ -37,6 +37,11 @@ def test_every_other_file_belongs_to_the_wheel(package: str) -> None:
     others = {path for path in files_of(package) if path.suffix != ".py"}
     assert ROOT / package / "py.typed" in others
     assert others == taken
+
+
+def test_the_manual_page_goes_where_man_looks() -> None:
+    (taken,) = PROJECT["tool"]["setuptools"]["data-files"]["share/man/man1"]
+    assert ROOT / taken == MAN_PAGE and MAN_PAGE.is_file()
 
 
 def test_the_source_archive_has_what_the_tests_need() -> None:

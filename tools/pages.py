@@ -26,6 +26,8 @@ from megatron_tui.keys import EVERYWHERE, Declared, declared_keys, markdown, sho
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+MAN_PAGE = DOCS / "megatron-model.1"
+"""Kept with the sources, so that a wheel is built without all that the parser imports."""
 PACKAGES = ("megatron_model", "megatron_tui")
 SCREENS = (EVERYWHERE, "Setup", "Training", "Generation", "Runs")
 
@@ -79,24 +81,7 @@ def _fields(fields: Iterable[Field]) -> str:
 
 
 def _range(field: Field) -> str:
-    if field.choices:
-        return ", ".join(f"`{choice}`" for choice in field.choices)
-    if field.kind is str:
-        return "text"
-    unit = field.unit or _TYPES[field.kind.__name__]
-    low, high = _bound(field.low), _bound(field.high)
-    if low and high:
-        return f"{unit}, {low} to {high}"
-    return f"{unit}, from {low}" if low else unit
-
-
-def _bound(value: float | None) -> str:
-    if value is None:
-        return ""
-    power = int(value).bit_length() - 1
-    if isinstance(value, int) and value > 1 << 16 and value in (1 << power, (1 << power + 1) - 1):
-        return f"2^{power}" if value == 1 << power else f"2^{power + 1}-1"
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    return ", ".join(f"`{choice}`" for choice in field.choices) or field.allowed
 
 
 def presets() -> str:
@@ -194,13 +179,17 @@ def _names(variable: Variable) -> str:
 def verbs() -> str:
     """Return the verbs of megatron-model and their options, from the parser."""
     parts = []
+    for name, parser in _verb_parsers():
+        parts.append(f"### {name}\n\n{parser.description}")
+        parts.append(table(("argument", "meaning"), _options(parser)))
+        parts.append(f"```\n{cli.verb_of(name).EXAMPLES}```")
+    return "\n\n".join(parts)
+
+
+def _verb_parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     for action in cli.build_parser()._actions:
         if isinstance(action, argparse._SubParsersAction):
-            helps = {each.dest: each.help or "" for each in action._choices_actions}
-            for name, parser in action.choices.items():
-                parts.append(f"### {name}\n\n{helps[name][:1].upper()}{helps[name][1:]}.")
-                parts.append(table(("argument", "meaning"), _options(parser)))
-    return "\n\n".join(parts)
+            yield from action.choices.items()
 
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
@@ -215,6 +204,41 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
         elif action.option_strings and action.nargs != 0:
             words += f" {action.metavar or action.dest.upper()}"
         yield f"`{words}`", action.help or ""
+
+
+def man_page() -> str:
+    """Return the manual page of megatron-model, for ``man``."""
+    name, what = "megatron-model", "train character-level transformers and write with them"
+    lines = [
+        f'.TH {name.upper()} 1 "" "megatron-tui" "User Commands"',
+        f".SH NAME\n{_roff(name)} \\- {what}",
+        f".SH SYNOPSIS\n.B {_roff(name)}\n.I VERB\n.RI [ ARGUMENTS ]",
+        ".SH DESCRIPTION\nDoes without a screen what the workbench, megatron\\-tui, does with one,",
+        "on the same runs. What was asked for goes to stdout, everything for people to stderr.",
+        ".SH VERBS",
+    ]
+    for verb, parser in _verb_parsers():
+        lines.append(f".SS {verb}\n{_roff(parser.description or '')}")
+        for words, meaning in _options(parser):
+            lines.append(f".TP\n.B {_roff(words.strip('`'))}\n{_roff(meaning)}")
+        examples = cli.verb_of(verb).EXAMPLES.splitlines()
+        lines += [".PP\n.EX", *map(_roff, examples), ".EE"]
+    lines.append(".SH EXIT STATUS")
+    exits = (DOCS / "command-line.md").read_text(encoding="utf-8").partition("## Exit status")[2]
+    for status, meaning in re.findall(r"^\| (\d[\d, ]*) \| (.+?) \|$", exits, re.MULTILINE):
+        lines.append(f".TP\n.B {status}\n{_roff(meaning)}")
+    lines.append(".SH ENVIRONMENT")
+    for variable in VARIABLES:
+        if variable.kind == "ours":
+            without = f" (without it: {variable.default})" if variable.default else ""
+            lines.append(f".TP\n.B {variable.name}\n{_roff(variable.help + without)}")
+    return "\n".join(lines) + "\n"
+
+
+def _roff(text: str) -> str:
+    """Return text that roff prints as it is."""
+    plain = text.replace("\\", "\\e").replace("-", "\\-").replace("`", "").replace("'", "\\(aq")
+    return f"\\&{plain}" if plain.startswith(".") else plain
 
 
 def key_table() -> str:
@@ -303,6 +327,7 @@ def main() -> None:
     for path in sorted(DOCS.glob("*.md")):
         text = path.read_text(encoding="utf-8")
         path.write_text(written(text), encoding="utf-8")
+    MAN_PAGE.write_text(man_page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from megatron_model.data.token_cache import PreparedCorpus
 
 CORPUS_HELP = "a text file, a folder of text files, or builtin:NAME"
+RUN_HELP = "a run's name or folder"
 MODEL_HELP = "a run's name or folder, a checkpoint folder, or a .safetensors file"
 
 
@@ -39,6 +40,11 @@ def add_configuration(parser: argparse.ArgumentParser) -> None:
         f"--max-seconds (default: {CPU_PRESET}, or {ACCELERATOR_PRESET} with a GPU)",
     )
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings from a file")
+    add_changes(parser)
+
+
+def add_changes(parser: argparse.ArgumentParser) -> None:
+    """Declare the option that changes single settings: `changes_asked` reads it."""
     parser.add_argument(
         "--set",
         action="append",
@@ -57,12 +63,8 @@ def changes_asked(options: argparse.Namespace) -> dict[str, object]:
     """Return what ``--set`` and ``--max-seconds`` ask for."""
     changes: dict[str, object] = {}
     for item in options.set:
-        key, separator, value = item.partition("=")
-        if not separator:
-            raise RequestError(
-                f'--set "{item}" has no value; write KEY=VALUE, e.g. model.layers=4.'
-            )
-        changes[key.strip()] = value
+        key, value = key_and_value(item, "--set")
+        changes[key] = value
     if getattr(options, "max_seconds", None) is not None:
         changes["training.max_seconds"] = str(options.max_seconds)
     if getattr(options, "devices", None) is not None:
@@ -71,6 +73,18 @@ def changes_asked(options: argparse.Namespace) -> dict[str, object]:
         # A process that takes the run over on this machine uses as many; see handover.py.
         changes["training.devices"] = processes_here()
     return changes
+
+
+def key_and_value(item: str, where: str) -> tuple[str, str]:
+    """Return the two halves of ``KEY=VALUE``.
+
+    Raises:
+        RequestError: it has no value.
+    """
+    key, separator, value = item.partition("=")
+    if not separator:
+        raise RequestError(f'{where} "{item}" has no value; write KEY=VALUE, e.g. model.layers=4.')
+    return key.strip(), value
 
 
 def configuration(options: argparse.Namespace) -> tuple[str, RunConfig, PreparedCorpus]:

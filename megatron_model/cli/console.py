@@ -1,6 +1,6 @@
 """Training without a screen: what is printed, and what the signals and a lost terminal mean.
 
-With parser.py and commands.py, all that prints in this package.
+With parser.py, output.py, live_line.py and the verbs, all that prints in this package.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from megatron_model.cli.live_line import LiveLine
 from megatron_model.config.fields import RunConfig
 from megatron_model.events import schema as events
 from megatron_model.events.describe import line_of
@@ -44,7 +45,7 @@ def follow(
     Its time counts from when it was asked for, `begun` by `time.perf_counter`.
 
     A process that takes over prints no reports of steps: they are in events.jsonl, and trainer.log
-    would grow with each of them.
+    would grow with each of them. On a terminal one line that is written over and over has them.
     """
     control = control or Control()
     signals = _Signals(folder, control)
@@ -52,6 +53,9 @@ def follow(
     from megatron_model.run.runner import run_training
 
     status = 0
+    mixed = json_lines and sys.stdout.isatty()  # their lines would break into ours
+    alone = make_learner is None and not _MARK  # others of the run's processes print here too
+    live = LiveLine(wanted=alone and not (take_over or mixed))
     events_of_run = run_training(
         folder,
         control,
@@ -60,17 +64,24 @@ def follow(
         make_learner=make_learner,
         begun=begun,
     )
-    for event in events_of_run:
-        if json_lines and isinstance(event, RECORDED):
-            json_lines = _print_event(event)
-        if isinstance(event, events.RunStarted):  # before it the request may still be refused
-            signals.begun = True
-            say(f"run {folder.name} in {folder.path}")
-        line = "" if take_over and isinstance(event, events.MetricsReported) else line_of(event)
-        if line:
-            say(line)
-        if isinstance(event, events.RunFailed):
-            status = 1
+    try:
+        for event in events_of_run:
+            if json_lines and isinstance(event, RECORDED):
+                json_lines = _print_event(event)
+            lines = []
+            if isinstance(event, events.RunStarted):  # before it the request may still be refused
+                signals.begun = True
+                lines.append(f"run {folder.name} in {folder.path}")
+            if not (isinstance(event, events.MetricsReported) and (take_over or live.on)):
+                lines.append(line_of(event))
+            for line in filter(None, lines):
+                live.clear()
+                say(line)
+            live.take(event)
+            if isinstance(event, events.RunFailed):
+                status = 1
+    finally:
+        live.clear()
     if status == 0 and not isinstance(event, events.RunHandedOver):
         weights = folder.path / FINAL_WEIGHTS_FILE  # not there where the run was stopped at once
         say(f"weights: {weights}" if weights.exists() else "nothing was saved")

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -18,35 +17,45 @@ from megatron_model.data.batches import TokenArray
 from megatron_model.inference.sampler import generate_batch, several
 from megatron_model.run.checkpoint import LoadedModel
 from megatron_model.util.errors import RequestError
-from megatron_model.util.text import with_line_feeds
+from megatron_model.util.files import read_bounded
+from megatron_model.util.text import safe, with_line_feeds
 
 _LONGEST_PROMPT = 64 << 20
 
 
-def read_prompt(prompt: str) -> str:
-    """Return the prompt; ``-`` stands for all of stdin without its last line break.
+def read_prompt(prompt: str, file: Path | None = None) -> str:
+    """Return the prompt; ``-`` stands for all of stdin, and so does a `file` of that name.
 
-    Line ends are those of a corpus as it is read: no model saw a carriage return.
+    What is read has its last line break left out. Line ends are those of a corpus as it is read: no
+    model saw a carriage return.
 
     Raises:
-        RequestError: stdin is not UTF-8, or does not end.
+        RequestError: stdin or the file is not UTF-8, does not end, or cannot be read.
     """
-    if prompt != "-":
+    if file is None and prompt != "-":
         # In a locale without UTF-8 Python keeps the bytes of an argument apart. Where they are not
         # UTF-8, the tokenizer says which it does not know.
         with contextlib.suppress(UnicodeError):
             prompt = os.fsencode(prompt).decode("utf-8")
         return with_line_feeds(prompt)
-    data = sys.stdin.buffer.read(_LONGEST_PROMPT + 1)
+    where = "on stdin"
+    if file is None or str(file) == "-":
+        data = sys.stdin.buffer.read(_LONGEST_PROMPT + 1)
+    else:
+        where = f"in {safe(str(file), one_line=True)}"
+        try:
+            data = read_bounded(file, _LONGEST_PROMPT)
+        except OSError as error:
+            raise RequestError(f"The prompt {where} cannot be read: {error.strerror}.") from None
     if len(data) > _LONGEST_PROMPT:
         raise RequestError(
-            f"The prompt on stdin is longer than {_LONGEST_PROMPT:,} bytes; a model reads the last "
+            f"The prompt {where} is longer than {_LONGEST_PROMPT:,} bytes; a model reads the last "
             "of it alone."
         )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise RequestError("The prompt on stdin is not UTF-8; convert it first.") from None
+        raise RequestError(f"The prompt {where} is not UTF-8; convert it first.") from None
     return with_line_feeds(text).removesuffix("\n")
 
 
@@ -57,28 +66,41 @@ def write_texts(
     count: int,
     out: IO[str],
     *,
-    shown: Callable[[str], str],
-    flush: bool,
+    terminal: bool,
+    null: bool = False,
 ) -> None:
     """Write the prompt and what follows it; several texts have a blank line between them.
 
-    One text comes as it is written. Several are written in step, and come when they are done.
+    One text comes as it is written, line by line where nobody looks on. Several are written in
+    step, and come when they are done. With `null` a NUL ends each, which no text has in it; on a
+    terminal a line with its number and seed stands above each.
     """
-    columns = generate_batch(loaded.model, loaded.tokenizer, prompt, several(sampling, count))
+    # A corpus may hold escape sequences, and a model learns them: a terminal gets none of them, a
+    # file or a pipe gets the text as it is.
+    shown = safe if terminal else str
+    ending = "\0" if null else "\n"
+    samplings = several(sampling, count)
+    columns = generate_batch(loaded.model, loaded.tokenizer, prompt, samplings)
     if count > 1:
         texts = [[prompt] for _ in range(count)]
         for column in columns:
             for text, character in zip(texts, column, strict=True):
                 text.append(character)
-        out.write("\n\n".join(shown("".join(text)) for text in texts) + "\n")
+        for number, (text, its) in enumerate(zip(texts, samplings, strict=True)):
+            if terminal:
+                head = f"--- {number + 1} of {count}, seed {its.seed} ---\n"
+                out.write(f"\n{head}" if number else head)
+            elif number and not null:
+                out.write("\n")
+            out.write(shown("".join(text)) + ending)
         return
     first = next(columns, [""])  # what is wrong with the prompt shows before anything is written
     out.write(shown(prompt + first[0]))
     for column in columns:
         out.write(shown(column[0]))
-        if flush:
+        if terminal or "\n" in column[0]:
             out.flush()
-    out.write("\n")
+    out.write(ending)
 
 
 def write_json_lines(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from textwrap import fill, indent
 from typing import NoReturn, Protocol, cast
 
 from megatron_model import __version__
@@ -30,15 +31,26 @@ VERBS = {
     "sample": "write text with a model",
     "evaluate": "loss over the validation split",
     "preflight": "what a run will cost",
+    "settings": "what can be set, to what, and what it does",
     "runs": "list the runs, newest first",
+    "show": "what is known of a run, and every metric at a step",
+    "note": "write down, or read, what a run is about",
+    "tag": "put tags on a run, or take them off",
+    "fork": "make a new run from a checkpoint of another one",
+    "rename": "give a run another name",
+    "delete": "delete runs and their folders",
     "export": "write a model's weights to a file",
     "tell": "command a run that is in training",
+    "completion": "print what makes a shell complete this command",
 }
 """Each is the module of its name in `verbs/`, which is imported when it is asked for."""
 
 
 class Verb(Protocol):
     """What a module in `verbs/` has."""
+
+    EXAMPLES: str
+    """Command lines that work, one a line; they end its help."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare what the verb takes."""
@@ -58,21 +70,30 @@ def build_parser(only: str | None = None) -> ArgumentParser:
     parser = ArgumentParser(
         prog="megatron-model",
         description="Train character-level transformers and write with them.",
-        epilog=f"Environment variables. {'. '.join(ours)}.",
+        epilog="VERB --help has examples of each.\n\nEnvironment variables:\n"
+        + "\n".join(fill(line, 78, initial_indent="  ", subsequent_indent="    ") for line in ours),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"megatron-model {__version__}")
     verbs = parser.add_subparsers(
         dest="verb", metavar="VERB", required=True, parser_class=ArgumentParser
     )
     for name, meaning in VERBS.items():
-        verb = verbs.add_parser(name, help=meaning)
+        verb = verbs.add_parser(
+            name,
+            help=meaning,
+            description=f"{meaning[:1].upper()}{meaning[1:]}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         verb.add_argument(
             "--runs-dir",
             type=Path,
             help="where runs are kept (or MEGATRON_RUNS_DIR; default: user data)",
         )
         if only is None or name == only:
-            verb_of(name).add_arguments(verb)
+            module = verb_of(name)
+            module.add_arguments(verb)
+            verb.epilog = "examples:\n" + indent(module.EXAMPLES, "  ")
     return parser
 
 

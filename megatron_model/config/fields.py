@@ -6,7 +6,7 @@ declarations here. Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -417,19 +417,31 @@ def config_from_toml(path: Path, *, base: RunConfig | None = None) -> RunConfig:
         raise RequestError(f"{path}: {error}") from None
 
 
-def config_to_toml(config: RunConfig) -> str:
-    """Write every setting as TOML with its help beside it."""
+def config_to_toml(config: RunConfig, keys: Collection[str] | None = None) -> str:
+    """Write every setting, or those of these keys, as TOML with its help beside it."""
     import tomlkit
 
     document = tomlkit.document()
     for group, declared in _GROUPS.items():
         table = tomlkit.table()
         for field in fields_of(declared):
-            item = tomlkit.item(getattr(getattr(config, group), field.name))
-            item.comment(field.description)
-            table.add(field.name, item)
-        document.add(group, table)
+            if keys is None or field.key in keys:
+                item = tomlkit.item(getattr(getattr(config, group), field.name))
+                item.comment(field.description)
+                table.add(field.name, item)
+        if table:
+            document.add(group, table)
     return tomlkit.dumps(document)
+
+
+def settings_named(word: str) -> dict[str, Field]:
+    """Return the setting of this key, or all of a group, by their keys.
+
+    Raises:
+        RequestError: there is neither; the nearest is named.
+    """
+    found = {key: field for key, field in all_fields().items() if key.startswith(f"{word}.")}
+    return found or {word: _find(word)}
 
 
 def _find(key: str) -> Field:

@@ -32,8 +32,11 @@ def changed(config: RunConfig, key: str, value: float, *, step: int, seconds: fl
     Raises:
         RequestError: the setting cannot change in this run, or not to this value.
     """
-    if key not in changeable(config):
-        raise RequestError(f"{key} cannot change while this run trains.")
+    can = changeable(config)
+    if key not in can:
+        raise RequestError(
+            f"{key} cannot change while this run trains; {', '.join(can[:-1])} and {can[-1]} can."
+        )
     kind = type(get_setting(config, key))
     if not math.isfinite(value):
         raise RequestError(f"{key} must be a finite number.")

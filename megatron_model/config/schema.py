@@ -42,6 +42,19 @@ class Field(Struct, frozen=True):
     high: float | None
     choices: tuple[str, ...]
 
+    @property
+    def allowed(self) -> str:
+        """The values it takes, in a few words: the choices, or what it counts and its range."""
+        if self.choices:
+            return ", ".join(self.choices)
+        if self.kind is str:
+            return "text"
+        what = self.unit or ("whole number" if self.kind is int else "number")
+        low, high = _bound(self.low), _bound(self.high)
+        if low and high:
+            return f"{what}, {low} to {high}"
+        return f"{what}, from {low}" if low else what
+
     def check(self, value: object) -> None:
         """Raise `RequestError` when `value` is outside the range or the choices."""
         if self.choices:
@@ -116,6 +129,15 @@ def number(text: str) -> float:
 
 def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def _bound(value: float | None) -> str:
+    if value is None:
+        return ""
+    power = int(value).bit_length() - 1
+    if isinstance(value, int) and value > 1 << 16 and value in (1 << power, (1 << power + 1) - 1):
+        return f"2^{power}" if value == 1 << power else f"2^{power + 1}-1"
+    return _number(value)
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

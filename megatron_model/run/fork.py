@@ -9,7 +9,13 @@ import tomlkit
 
 from megatron_model.config.fields import RunConfig, differences
 from megatron_model.config.live import check_left
-from megatron_model.run.folder import RUN_FILE, TRAINING_FILE, Checkpoint, RunFolder
+from megatron_model.run.folder import (
+    RUN_FILE,
+    TRAINING_FILE,
+    Checkpoint,
+    RunFolder,
+    free_name,
+)
 from megatron_model.util.errors import RequestError
 from megatron_model.util.files import (
     SUMS_FILE,
@@ -44,6 +50,11 @@ def spent_seconds(checkpoint: Checkpoint) -> float:
         return float(numbers["elapsed_seconds"]) + float(numbers.get("evaluation_seconds", 0.0))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return 0.0  # loading the checkpoint says what is wrong with it
+
+
+def fork_name(parent: RunFolder, step: int) -> str:
+    """Return a free name for a fork."""
+    return free_name(parent.path.parent, parent.name.partition("-at-")[0], f"-at-{step}")
 
 
 def fork_run(parent: RunFolder, checkpoint: Checkpoint, name: str, config: RunConfig) -> RunFolder:

@@ -48,7 +48,13 @@ VARIABLES: tuple[Variable, ...] = (
         "the first of nano, vi, vim, emacs",
         "others",
     ),
-    Variable("TERM", "kind of terminal; linux, dumb and vt get plain characters", kind="others"),
+    Variable(
+        "TERM",
+        "kind of terminal; linux, dumb and vt get plain characters, and dumb no line that is "
+        "written over",
+        kind="others",
+    ),
+    Variable("COLUMNS", "width of helps and tables", "that of the terminal", "others"),
     Variable("SSH_CONNECTION", "set by ssh: the redraw rate follows the connection", kind="others"),
     Variable(
         "XDG_DATA_HOME, XDG_CONFIG_HOME, XDG_STATE_HOME, XDG_CACHE_HOME",

@@ -250,3 +250,20 @@ def _make_private(path: Path) -> None:
             f"The file system of the run does not let files be made private ({error.strerror}); "
             "who may read the checkpoints is decided by how it is mounted."
         )
+
+
+def bytes_in(folder: Path) -> int:
+    """Return how many bytes the files in a folder have; links are not followed.
+
+    What cannot be read, or goes meanwhile, does not count.
+    """
+    total, waiting = 0, [str(folder)]
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    elif entry.is_file(follow_symlinks=False):
+                        total += entry.stat(follow_symlinks=False).st_size
+    return total

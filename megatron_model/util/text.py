@@ -63,3 +63,22 @@ def safe(text: str, *, one_line: bool = False) -> str:
 def plural(number: int, word: str) -> str:
     """Return ``1 step``, ``2 steps``."""
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
+def bytes_text(number: float) -> str:
+    """Return a size as people read it: ``512 B``, ``1.5 MiB``."""
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while number >= 1000 and len(units) > 1:
+        number /= 1024
+        del units[0]
+    digits = 0 if units[0] == "B" or number >= 100 else 1
+    return f"{number:,.{digits}f} {units[0]}"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a stretch of time by its two largest units: ``8s``, ``3m 05s``, ``2h 10m``."""
+    for name, small, size in (("d", "h", 86_400), ("h", "m", 3_600), ("m", "s", 60)):
+        if seconds >= size:
+            part = {"h": 3_600, "m": 60, "s": 1}[small]
+            return f"{seconds // size:,.0f}{name} {seconds % size // part:02.0f}{small}"
+    return f"{seconds:.0f}s"

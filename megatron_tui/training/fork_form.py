@@ -11,7 +11,7 @@ from megatron_model.config.fields import RunConfig, all_fields, get_setting, wit
 from megatron_model.config.live import changeable, changed, check_left
 from megatron_model.events.state import RunState
 from megatron_model.run.control import Change
-from megatron_model.run.folder import Checkpoint, RunFolder, check_run_name, free_name
+from megatron_model.run.folder import Checkpoint, RunFolder, check_run_name
 from megatron_model.run.fork import forkable, spent_seconds
 from megatron_model.util.errors import RequestError
 from megatron_tui.ui.draft import value_text
@@ -66,12 +66,6 @@ def fork_keys(config: RunConfig) -> tuple[str, ...]:
         "" if modern else "training.token_dropout",
     }
     return tuple(key for key in FORKED if key not in unused and forkable(key))
-
-
-def fork_name(folder: RunFolder, step: int) -> str:
-    """Return a free name for a fork."""
-    stem = folder.name.partition("-at-")[0]
-    return free_name(folder.path.parent, stem, f"-at-{step}")
 
 
 def fork_config(

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from textual.message import Message
 
-from megatron_model.run.fork import nearest_checkpoint
+from megatron_model.run.fork import fork_name, nearest_checkpoint
 from megatron_model.util.errors import RequestError
 from megatron_tui.messages import CommandGiven, ForkRequested
 from megatron_tui.services.run_handle import RunHandle
@@ -81,7 +81,7 @@ class RunDialogs:
         if checkpoint is None:
             raise RequestError("This run has no checkpoint on disk to start from.")
         nearest = f", the nearest to step {near:,}" if near else ""
-        name = fork_form.fork_name(folder, checkpoint.step)
+        name = fork_name(folder, checkpoint.step)
         form = AskValues(
             f"Fork at step {checkpoint.step:,}",
             f"A new run from {run.name}'s checkpoint of step {checkpoint.step:,}{nearest}: its "

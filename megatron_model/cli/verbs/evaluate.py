@@ -14,6 +14,12 @@ from megatron_model.run.folder import find_model, has_changed
 from megatron_model.util.errors import RequestError
 from megatron_model.util.text import safe
 
+EXAMPLES = """\
+megatron-model evaluate first
+megatron-model evaluate first other.txt --json
+megatron-model evaluate first --surprise surprise.jsonl
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""

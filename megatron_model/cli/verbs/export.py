@@ -14,6 +14,11 @@ from megatron_model.util.text import safe
 
 FORMATS = ("pt", "safetensors", "gguf", "hf")
 
+EXAMPLES = """\
+megatron-model export first first.pt
+megatron-model export first first.safetensors
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""

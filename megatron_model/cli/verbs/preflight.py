@@ -13,6 +13,11 @@ from megatron_model.device import DeviceInfo
 from megatron_model.planning.device_cost import lines_of, parse_amount
 from megatron_model.planning.multi_device import costs_of_each
 
+EXAMPLES = """\
+megatron-model preflight shakespeare.txt --preset medium
+megatron-model preflight shakespeare.txt --preset large --devices 8 --device-memory 80GiB
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""

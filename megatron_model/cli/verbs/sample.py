@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 import msgspec
 
@@ -13,19 +14,35 @@ from megatron_model.config.fields import SamplingConfig
 from megatron_model.config.schema import fields_of, whole_number
 from megatron_model.run.folder import find_model
 from megatron_model.util.errors import RequestError
-from megatron_model.util.text import safe, with_line_feeds
+from megatron_model.util.text import with_line_feeds
+
+EXAMPLES = """\
+megatron-model sample first --prompt "ROMEO:"
+megatron-model sample first --prompt-file scene.txt --max-new-tokens 2000 --temperature 0.7
+megatron-model sample first --num-samples 5 --null > five.txt
+megatron-model sample first --num-samples 5 --jsonl
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("--prompt", default="", help="text to go on from; - reads it from stdin")
+    prompt = parser.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", help="text to go on from; - reads it from stdin")
+    prompt.add_argument(
+        "--prompt-file", type=Path, metavar="FILE", help="a file to go on from; - is stdin"
+    )
     parser.add_argument(
         "--num-samples",
         type=whole_number,
         default=1,
         metavar="N",
         help="texts written at once; their seeds count up. Default 1.",
+    )
+    parser.add_argument(
+        "--null",
+        action="store_true",
+        help="end each text with a NUL in place of a line break: no text has one in it",
     )
     parser.add_argument(
         "--jsonl",
@@ -67,22 +84,19 @@ def run(options: argparse.Namespace) -> int:
     from megatron_model.run.checkpoint import load_model
 
     loaded = load_model(path)
-    prompt = read_prompt(options.prompt)
+    prompt = read_prompt(options.prompt or "", options.prompt_file)
     if options.drop_unknown:
         prompt = loaded.tokenizer.drop_unknown(prompt)
     if options.jsonl:
         write_json_lines(loaded, prompt, sampling, options.num_samples, sys.stdout)
         return 0
-    # A corpus may hold escape sequences, and a model learns them: a terminal gets none of them, a
-    # file or a pipe gets the text as it is.
-    terminal = sys.stdout.isatty()
     write_texts(
         loaded,
         prompt,
         sampling,
         options.num_samples,
         sys.stdout,
-        shown=safe if terminal else str,
-        flush=terminal,
+        terminal=sys.stdout.isatty(),
+        null=options.null,
     )
     return 0

@@ -24,6 +24,14 @@ from megatron_model.planning.compile_choice import begin_compiling
 from megatron_model.run.folder import RunFolder, find_run, free_name, list_runs
 from megatron_model.util.errors import RequestError
 
+EXAMPLES = """\
+megatron-model train shakespeare.txt
+megatron-model train shakespeare.txt --preset auto --max-seconds 600
+megatron-model train texts/ --preset cpu --set model.layers=4 --set training.batch_size=32
+megatron-model train builtin:python-reference --config settings.toml --name first
+megatron-model train --resume first --set training.steps=20000
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""

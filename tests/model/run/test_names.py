@@ -16,6 +16,7 @@ from megatron_model.run.folder import (
     find_model,
     free_name,
 )
+from megatron_model.run.fork import fork_name
 from megatron_model.util.errors import RequestError
 from megatron_model.util.files import write_atomically
 from megatron_model.util.text import cut_to_bytes
@@ -23,7 +24,6 @@ from megatron_tui.app import make_app
 from megatron_tui.setup.corpus_facts import CorpusFacts
 from megatron_tui.setup.dialogs import save_dialog
 from megatron_tui.setup.plan import SetupPlan
-from megatron_tui.training.fork_form import fork_name
 from megatron_tui.ui.path_input import complete_path
 
 

@@ -1,0 +1,59 @@
+"""Give a run another name: its folder's, which no process may be training in. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from megatron_model.events.log import last_event
+from megatron_model.events.schema import RunHandedOver
+from megatron_model.run.folder import HAND_OVER_SECONDS, RUN_FILE, RunFolder, check_run_name
+from megatron_model.util.errors import RequestError
+from megatron_model.util.files import read_bounded, write_atomically
+from megatron_model.util.text import safe
+
+
+def rename_run(folder: RunFolder, name: str) -> RunFolder:
+    """Return the run under its new name, in the same place.
+
+    Forks of it keep the old name in what they say of their parent.
+
+    Raises:
+        RequestError: the name is unusable or taken, the run is in training, or it cannot be moved.
+    """
+    check_run_name(name)
+    check_idle(folder)
+    path = Path(os.path.abspath(folder.path))
+    target = path.with_name(name)
+    if path.is_symlink():
+        raise RequestError(f'"{safe(folder.name)}" is a link; rename what it points to by hand.')
+    if os.path.lexists(target):
+        raise RequestError(f'"{name}" exists in {safe(str(path.parent))}; choose another name.')
+    with folder.lock():  # so that nobody begins to train it meanwhile
+        try:
+            os.rename(path, target)
+        except OSError as error:
+            raise RequestError(f"Cannot rename {safe(str(path))}: {error.strerror}.") from None
+        # What the file says of the name is for people: the folder's is what counts.
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, TOMLKitError):
+            document = tomlkit.parse(read_bounded(target / RUN_FILE).decode("utf-8"))
+            document["run"]["name"] = name
+            write_atomically(target / RUN_FILE, tomlkit.dumps(document).encode())
+    return RunFolder(target)
+
+
+def check_idle(folder: RunFolder) -> None:
+    """Do nothing where no process trains a run, or is about to.
+
+    Raises:
+        RequestError: one does.
+    """
+    last = last_event(folder.events_path)
+    between = isinstance(last, RunHandedOver) and abs(time.time() - last.time) < HAND_OVER_SECONDS
+    if between or folder.is_active():
+        raise RequestError(f'The run "{safe(folder.name)}" is in training; stop it first.')
