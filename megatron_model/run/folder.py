@@ -235,6 +235,10 @@ class RunFolder:
         name, step = self._about().get("parent"), self._about().get("parent_step")
         return (name, step) if isinstance(name, str) and isinstance(step, int) else None
 
+    def read_imported(self) -> str:
+        """Return where the curves came from that another program made; empty of a run from here."""
+        return str(self._about().get("imported") or "")
+
     def _about(self) -> dict[str, object]:
         try:
             return self._read_toml().get("run", {})
@@ -526,6 +530,8 @@ def find_model(
         return path / MODEL_FILE
     folder = find_run(spec, runs_dir)
     checkpoints, identity = folder.checkpoints(), folder.read_identity()
+    if folder.read_imported() and not checkpoints:
+        raise RequestError(f'The run "{folder.name}" was imported: it has curves, but no weights.')
     if not checkpoints:
         raise RequestError(f'The run "{folder.name}" has no checkpoint yet.')
     for checkpoint in checkpoints:
