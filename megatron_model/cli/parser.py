@@ -34,6 +34,7 @@ VERBS = {
     "runs": "list the runs, newest first",
     "export": "write a model's weights to a file",
     "import": "take in what other programs made",
+    "report": "write runs as a page to read",
     "tell": "command a run that is in training",
 }
 """Each is the module of its name in `verbs/` (`import_` where Python keeps the word), imported when
