@@ -171,7 +171,7 @@ def _draw(
         if len(points) == 1 or (line.marked and len(points) <= 60):
             parts += [_dot(round(px, 1), round(py, 1), line.style) for px, py in points]
     if best is not None:
-        parts.append(_best(*best, x, y, (left, right, bottom), number))
+        parts.append(_best(best, lines, x, y, (left, right, bottom), number))
     for line in lines:
         parts += [
             f'<circle class="hover" cx="{x(line.steps[i]):.1f}" cy="{y(line.values[i]):.1f}" r="7">'
@@ -183,25 +183,50 @@ def _draw(
 
 
 def _best(
-    step: float,
-    value: float,
+    best: tuple[float, float],
+    lines: Sequence[Line],
     x: Callable[[float], float],
     y: Callable[[float], float],
     edges: tuple[float, float, float],
     number: Callable[[float], str],
 ) -> str:
-    """Mark the best point, with its words under it, or above where there is no room."""
+    """Mark the best point, with its words under it or above, where fewer curves are in the way."""
+    step, value = best
     left, right, bottom = edges
-    down = 24 if y(value) + 30 < bottom else -14
     words = f"best {number(value)} at step {step:,.0f}"
-    side, reach = "end", 7 * len(words)
-    if x(step) - reach < left:
-        side = "start" if x(step) + reach < right else "middle"
+    reach, side = 7.0 * len(words), "end"
+    begin = x(step) - reach
+    if begin < left:
+        begin, side = x(step), "start"
+        if x(step) + reach > right:
+            begin, side = x(step) - reach / 2, "middle"
+
+    def in_the_way(down: float) -> int:
+        middle = y(value) + down - 4
+        return sum(
+            abs(y(height) - middle) < 11
+            for line in lines
+            for place in range(12)
+            if (height := _height(line, x, begin + reach * place / 11)) is not None
+        )
+
+    down = min((24.0, -14.0), key=in_the_way) if y(value) + 30 < bottom else -14.0
     return (
         f'<circle class="best" cx="{x(step):.1f}" cy="{y(value):.1f}" r="6.5"/>'
         f'<text class="bestword" x="{x(step):.1f}" y="{y(value) + down:.1f}" '
         f'text-anchor="{side}">{words}</text>'
     )
+
+
+def _height(line: Line, x: Callable[[float], float], place: float) -> float | None:
+    """Return the value of a line at a place in pixels; None before its start and after its end."""
+    after = bisect.bisect_left(line.steps, place, key=x)
+    if after == len(line.steps) or (after == 0 and x(line.steps[0]) > place):
+        return None
+    before = max(0, after - 1)
+    first, second = x(line.steps[before]), x(line.steps[after])
+    share = (place - first) / ((second - first) or 1.0)
+    return line.values[before] + share * (line.values[after] - line.values[before])
 
 
 def _ticks(low: float, high: float, about: int) -> list[float]:

@@ -136,7 +136,7 @@ def _loss_chart(state: RunState) -> str:
         levels=parts.levels(state),
         best=best,
         number=loss,
-        unit="nats per character",
+        unit=f"nats per {parts.token_of(state)}",
     )
 
 
@@ -146,7 +146,7 @@ def _multiples(told: Told) -> str:
     charts = (
         ("Learning rate", state.learning_rate, "", 1.0),
         ("Gradient norm", state.gradient_norm, "", 1.0),
-        ("Speed", state.speed, "characters a second", 1.0),
+        ("Speed", state.speed, f"{parts.token_of(state)}s a second", 1.0),
         (memory.capitalize(), state.memory, "GiB", 1 / 2**30),
     )
     cells = []
@@ -176,13 +176,15 @@ def _of_several(told: Sequence[Told]) -> str:
     lead = f"{', '.join(names[:-1])} and {names[-1]}, laid over each other."
     if first.state.best_val_loss is not None:
         lead += (
-            f" The lowest validation loss, {loss(first.state.best_val_loss)} nats per character, "
-            f"is that of {first.name}."
+            f" The lowest validation loss, {loss(first.state.best_val_loss)} nats per "
+            f"{parts.token_of(first.state)}, is that of {first.name}."
         )
     sections = [
         _heading("Training report", f"{len(told)} runs compared", lead),
         section("Figures", _figures_of(told)),
-        section("Validation", _overlay(told, "val_loss"), "Nats per character, by step."),
+        section(
+            "Validation", _overlay(told, "val_loss"), "Over the whole split that each keeps for it."
+        ),
         section("Train", _overlay(told, "train_loss"), "Means over the steps of each report."),
         section("What differs", _differences(told), "Settings that are not the same in all."),
     ]
@@ -229,8 +231,12 @@ def _overlay(told: Sequence[Told], curve: str) -> str:
         height=360,
         best=best,
         number=loss,
-        unit="nats per character",
+        unit=f"nats per {_token(told)}",
     )
+
+
+def _token(told: Sequence[Told]) -> str:
+    return " or ".join(sorted({parts.token_of(each.state) for each in told}))
 
 
 def _figures_of(told: Sequence[Told]) -> str:
@@ -256,7 +262,7 @@ def _figures_of(told: Sequence[Told]) -> str:
                 else "–",
             )
         )
-    head = ("run", "best loss", "bits/char", "at step", "steps", "time", "char/s", "parameters")
+    head = ("run", "best loss", "in bits", "at step", "steps", "time", "speed", "parameters")
     return table(head, rows, "tight")
 
 
@@ -267,6 +273,8 @@ def _differences(told: Sequence[Told]) -> str:
     if len(known) < len(told):
         others = ", ".join(each.name for each in told if each.config is None)
         words.append(f'<p class="sub">The settings of {others} are not known: imported.</p>')
+    if not rows and len(known) < 2:
+        return "".join(words)
     if not rows:
         words.insert(0, '<p class="quiet">Nothing: all known settings are the same.</p>')
         return "".join(words)

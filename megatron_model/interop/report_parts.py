@@ -78,6 +78,11 @@ def lead(state: RunState, config: RunConfig | None, status: Status) -> str:
     )
 
 
+def token_of(state: RunState) -> str:
+    """Return what a loss is per: an imported run may have counted other tokens than characters."""
+    return "character" if state.started and state.started.characters else "token"
+
+
 def figures(state: RunState) -> str:
     """Return the numbers to begin with."""
     best = state.best_val_loss
@@ -87,15 +92,19 @@ def figures(state: RunState) -> str:
     if seen and state.started and state.started.characters:
         read = f"the text {seen / state.started.characters:.3g} times"
     cells = (
-        ("best validation loss", loss(best), f"nats per character, step {whole(state.best_step)}"),
         (
-            "bits per character",
+            "best validation loss",
+            loss(best),
+            f"nats per {token_of(state)}, step {whole(state.best_step)}",
+        ),
+        (
+            f"bits per {token_of(state)}",
             loss(None if best is None else best / math.log(2)),
             "of the same validation",
         ),
         ("steps", whole(state.step), steps or read),
         ("time", trained_for(state), "trained, pauses left out"),
-        ("speed", speed(state), "characters a second"),
+        ("speed", speed(state), f"{token_of(state)}s a second"),
     )
     rows = "".join(
         f"<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>"

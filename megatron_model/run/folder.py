@@ -252,10 +252,11 @@ class RunFolder:
         """Return what was asked of the run.
 
         Raises:
-            RequestError: run.toml cannot be read, or does not describe a run.
+            RequestError: run.toml cannot be read or does not describe a run, or was imported.
         """
         data = self._read_toml()
-        data.pop("run", None)
+        if data.pop("run", {}).get("imported"):
+            raise RequestError(_only_curves(self.name))
         return recorded_config(data)
 
     def read_corpus_fingerprint(self) -> str:
@@ -531,7 +532,7 @@ def find_model(
     folder = find_run(spec, runs_dir)
     checkpoints, identity = folder.checkpoints(), folder.read_identity()
     if folder.read_imported() and not checkpoints:
-        raise RequestError(f'The run "{folder.name}" was imported: it has curves, but no weights.')
+        raise RequestError(_only_curves(folder.name))
     if not checkpoints:
         raise RequestError(f'The run "{folder.name}" has no checkpoint yet.')
     for checkpoint in checkpoints:
@@ -541,6 +542,10 @@ def find_model(
     if found is None:
         raise RequestError(f'No checkpoint of the run "{folder.name}" is what was saved.')
     return found.path / MODEL_FILE
+
+
+def _only_curves(name: str) -> str:
+    return f'The run "{name}" was imported: it has curves, but neither weights nor settings.'
 
 
 def has_changed(model: Path, fingerprint: str) -> bool:

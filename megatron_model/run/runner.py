@@ -90,10 +90,6 @@ def run_training(
     """
     begun = time.perf_counter() if begun is None else begun
     asked = config or folder.read_config()
-    if folder.read_imported():
-        raise RequestError(
-            f'The run "{folder.name}" was imported: it has curves, but no weights to train on.'
-        )
     devices = asked.training.devices
     if make_learner is None and devices > 1:
         raise RequestError(

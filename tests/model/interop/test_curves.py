@@ -106,9 +106,9 @@ def test_an_imported_run_is_listed_and_has_no_weights(runs_dir: Path, tmp_path: 
     folder = import_curves(runs_dir, "theirs", table, read_csv(table))
     assert [run.name for run in list_runs(runs_dir)] == ["theirs"]
     assert folder.read_imported() == str(table)
-    with pytest.raises(RequestError, match='"theirs" was imported: it has curves, but no weights'):
+    with pytest.raises(RequestError, match='"theirs" was imported: it has curves, but neither'):
         find_model("theirs", runs_dir)
-    with pytest.raises(RequestError, match="no weights to train on"):
+    with pytest.raises(RequestError, match="neither weights nor settings"):
         list(run_training(folder, Control()))
     assert [type(event).__name__ for event in folder.read_events()[0]] == [
         "RunStarted",
@@ -261,7 +261,9 @@ def test_the_verbs_do_it(finished_run: RunFolder, runs_dir: Path, tmp_path: Path
     assert {run.name for run in list_runs(runs_dir)} == {"theirs", "board"}
     done = verb("sample", "theirs")
     assert done.returncode == 2
-    assert done.stderr.strip().endswith('"theirs" was imported: it has curves, but no weights.')
+    assert done.stderr.strip().endswith(
+        '"theirs" was imported: it has curves, but neither weights nor settings.'
+    )
     for words in (["import"], ["export", str(finished_run.path)]):
         done = verb(*words)
         assert done.returncode == 2
