@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
+import subprocess
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
@@ -223,3 +225,48 @@ def test_a_long_curve_keeps_its_spikes() -> None:
     (path, _) = re.findall(r'class="line s1" d="M([^"]+)"', drawn)
     heights = {float(point.split()[1]) for point in path.split("L")}
     assert len(heights) == 2
+
+
+MEASURE = """<!doctype html><body><script>
+addEventListener("load", () => {
+  const found = [];
+  for (const frame of document.querySelectorAll("iframe")) {
+    const page = frame.contentDocument, root = page.documentElement;
+    const shown = kind => page.querySelectorAll(`svg.${kind}`)[0].getBoundingClientRect().width > 0;
+    found.push([root.scrollWidth, root.clientWidth, shown("wide"), shown("narrow"),
+      page.querySelectorAll("h2").length]);
+  }
+  document.body.textContent = "measured " + JSON.stringify(found);
+});
+</script><iframe src="out.html" width="1280" height="900" style="border:0"></iframe>
+<iframe src="out.html" width="390" height="800" style="border:0"></iframe></body>"""
+
+
+@pytest.mark.slow
+def test_a_browser_shows_it_on_a_wide_and_on_a_narrow_screen(
+    run_copy: RunFolder, tmp_path: Path
+) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("there is no Chromium")
+    path = run_copy.path.rename(run_copy.path.with_name("a" * 100))
+    with (path / "events.jsonl").open("ab") as log:
+        log.write(encode_event(events.SampleGenerated(step=18, prompt="", text="w" * 2000)))
+        log.write(encode_event(events.Notice(step=18, text="n" * 500)))
+    write_report([RunFolder.open(path)], tmp_path / "out.html")
+    (tmp_path / "measure.html").write_text(MEASURE)
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    flags += [
+        "--hide-scrollbars",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--virtual-time-budget=10000",
+    ]
+    address = (tmp_path / "measure.html").as_uri()
+    done = subprocess.run(
+        [browser, *flags, "--dump-dom", address], capture_output=True, text=True, timeout=120
+    )
+    measured = re.search(r"measured (\[.*\])", done.stdout)
+    assert measured is not None, done.stderr
+    wide, narrow = json.loads(measured[1])
+    assert wide == [1280, 1280, True, False, 8]
+    assert narrow == [390, 390, False, True, 8]
