@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import keyword
 import sys
 import time
 from collections.abc import Sequence
@@ -40,10 +41,13 @@ VERBS = {
     "rename": "give a run another name",
     "delete": "delete runs and their folders",
     "export": "write a model's weights to a file",
+    "import": "take in what other programs made",
+    "report": "write runs as a page to read",
     "tell": "command a run that is in training",
     "completion": "print what makes a shell complete this command",
 }
-"""Each is the module of its name in `verbs/`, which is imported when it is asked for."""
+"""Each is the module of its name in `verbs/` (`import_` where Python keeps the word), imported when
+it is asked for."""
 
 
 class Verb(Protocol):
@@ -61,7 +65,8 @@ class Verb(Protocol):
 
 def verb_of(name: str) -> Verb:
     """Return the verb's module."""
-    return cast("Verb", import_module(f"megatron_model.cli.verbs.{name}"))
+    module = f"{name}_" if keyword.iskeyword(name) else name
+    return cast("Verb", import_module(f"megatron_model.cli.verbs.{module}"))
 
 
 def build_parser(only: str | None = None) -> ArgumentParser:

@@ -176,6 +176,13 @@ class TrainingConfig(Settings, frozen=True, kw_only=True):
     sample_length: Annotated[
         int, setting("Characters in a sample; 0 draws none.", unit="characters", low=0)
     ] = 200
+    tensorboard: Annotated[
+        Literal["off", "on"],
+        setting(
+            "on also writes the curves as TensorBoard's event files, into tensorboard in the run's "
+            "folder, while it trains."
+        ),
+    ] = "off"
     seed: Annotated[
         int, setting("Decides initial weights, batches and samples.", low=0, high=2**63 - 1)
     ] = 1337

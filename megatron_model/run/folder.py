@@ -235,6 +235,10 @@ class RunFolder:
         name, step = self._about().get("parent"), self._about().get("parent_step")
         return (name, step) if isinstance(name, str) and isinstance(step, int) else None
 
+    def read_imported(self) -> str:
+        """Return where the curves came from that another program made; empty of a run from here."""
+        return str(self._about().get("imported") or "")
+
     def _about(self) -> dict[str, object]:
         try:
             return self._read_toml().get("run", {})
@@ -248,10 +252,11 @@ class RunFolder:
         """Return what was asked of the run.
 
         Raises:
-            RequestError: run.toml cannot be read, or does not describe a run.
+            RequestError: run.toml cannot be read or does not describe a run, or was imported.
         """
         data = self._read_toml()
-        data.pop("run", None)
+        if data.pop("run", {}).get("imported"):
+            raise RequestError(_only_curves(self.name))
         return recorded_config(data)
 
     def read_corpus_fingerprint(self) -> str:
@@ -526,6 +531,8 @@ def find_model(
         return path / MODEL_FILE
     folder = find_run(spec, runs_dir)
     checkpoints, identity = folder.checkpoints(), folder.read_identity()
+    if folder.read_imported() and not checkpoints:
+        raise RequestError(_only_curves(folder.name))
     if not checkpoints:
         raise RequestError(f'The run "{folder.name}" has no checkpoint yet.')
     for checkpoint in checkpoints:
@@ -535,6 +542,10 @@ def find_model(
     if found is None:
         raise RequestError(f'No checkpoint of the run "{folder.name}" is what was saved.')
     return found.path / MODEL_FILE
+
+
+def _only_curves(name: str) -> str:
+    return f'The run "{name}" was imported: it has curves, but neither weights nor settings.'
 
 
 def has_changed(model: Path, fingerprint: str) -> bool:

@@ -26,6 +26,8 @@ from megatron_model.device import available_cores
 from megatron_model.events import schema as events
 from megatron_model.events.log import EventLog, last_event
 from megatron_model.events.schema import RECORDED, Event
+from megatron_model.events.tensorboard import FOLDER as CURVE_FOLDER
+from megatron_model.events.tensorboard import CurveLog
 from megatron_model.run.command_folder import CommandFolder
 from megatron_model.run.control import REQUESTS, Control, is_ending
 from megatron_model.run.folder import CHECKPOINTS, RunFolder
@@ -118,6 +120,7 @@ def _train(
     try:
         session = yield from _prepare(folder, control, config, make_learner, begun)
         log = EventLog(folder.events_path)
+        curves = CurveLog(folder.path / CURVE_FOLDER) if session.writes_curves else None
     except OSError as error:
         where = safe(str(error.filename or folder.path))
         raise RequestError(f"Cannot write {where}: {error.strerror or error}.") from None
@@ -130,10 +133,14 @@ def _train(
         for event in session.run(log):
             if isinstance(event, RECORDED):
                 log.record(event, sync=isinstance(event, _LAST))
+                if curves is not None:
+                    curves.record(event)
             notify(folder.name, event)
             yield event
     finally:
         log.close()
+        if curves is not None:
+            curves.close()
         if isinstance(event, (events.RunFinished, events.RunFailed)):
             # Commands that came too late must not reach the next trainer.
             CommandFolder(folder.path).clear()

@@ -82,6 +82,11 @@ class Session:
         self._said: set[str] = set()
         """What this run does without, as far as it was reported."""
 
+    @property
+    def writes_curves(self) -> bool:
+        """Whether event files for TensorBoard are to be written along."""
+        return self._config.training.tensorboard == "on"
+
     def run(self, log: EventLog) -> Iterator[Event]:
         """Yield everything that happens; a failure is an event, not an exception."""
         self._log = log

@@ -185,6 +185,9 @@ def _settings(folder: RunFolder) -> _Settings:
     try:
         config = folder.read_config()
     except RequestError as error:
+        if source := folder.read_imported():
+            where = safe(source, one_line=True)
+            return _Settings(corpus=f"imported from {where}", model="not known: curves alone")
         problem = safe(str(error), one_line=True)
         return _Settings(model=problem, problem=problem)
     model, budget = config.model, config.training.max_seconds

@@ -1,4 +1,4 @@
-"""`export`: write a model's weights, in the format that another program reads."""
+"""`export`: write a model's weights, or a run's curves, as another program reads them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from megatron_model.cli.asked import MODEL_HELP, runs_dir
 from megatron_model.cli.console import say
+from megatron_model.cli.curves import add_curve_exports, export_curves
 from megatron_model.run.folder import find_model
 from megatron_model.util.errors import RequestError
 from megatron_model.util.text import safe
@@ -17,6 +18,8 @@ FORMATS = ("pt", "safetensors", "gguf", "hf")
 EXAMPLES = """\
 megatron-model export first first.pt
 megatron-model export first first.safetensors
+megatron-model export first folder --format hf
+megatron-model export first --csv first.csv
 """
 
 
@@ -27,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "output",
         metavar="OUT",
         type=Path,
+        nargs="?",
         help="a file in .pt, .safetensors or .gguf, or a new folder for --format hf",
     )
     parser.add_argument(
@@ -38,10 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a folder that was exported before"
     )
+    add_curve_exports(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the model."""
+    """Write what was asked for."""
+    curves_written = export_curves(options)
+    if options.output is None:
+        if curves_written:
+            return 0
+        raise RequestError("export needs OUT, --csv FILE or --tensorboard DIR.")
     output: Path = options.output
     kind = options.format or output.suffix.removeprefix(".")
     if kind not in FORMATS:

@@ -19,10 +19,12 @@ from megatron_model.events.schema import (
     WorkProgress,
     encode_event,
 )
+from megatron_model.interop.curves_in import import_curves, read_csv
 from megatron_model.run.control import Change
 from megatron_model.run.folder import RunFolder
 from megatron_model.util.errors import RequestError
 from megatron_tui.plot.chart import Chart
+from megatron_tui.runs.listing import KnownRuns
 from megatron_tui.services.launch import Process
 from megatron_tui.services.preferences import Preferences
 from megatron_tui.training import curves
@@ -417,6 +419,39 @@ async def test_compare_runs(runs_dir: Path) -> None:
         assert [mark.sign for mark in shown.loss.plot.marks] == ["A", "◆"]
         await shown.press("c", "x", "escape")
         await until(lambda: "chart-compare-1" not in shown.colours)
+
+
+async def test_imported_curves_are_laid_over_a_run_and_listed(
+    runs_dir: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "their.csv"
+    table.write_text("step,train_loss,val_loss\n100,3,3.5\n300,2,2.5\n")
+    theirs = import_curves(runs_dir, "theirs", table, read_csv(table))
+    async with recorded(runs_dir) as shown:
+        await shown.press("c")
+        await until(lambda: isinstance(shown.app.screen, CompareScreen))
+        dialog = shown.app.screen
+        assert isinstance(dialog, CompareScreen)
+        await until(lambda: len(dialog._folders) == 1)
+        await shown.press("space")
+        await until(lambda: "2.500" in dialog.query_one(".table", Label).plain)
+        await shown.press("escape")
+        await until(lambda: "chart-compare-1" in shown.colours)
+        assert "A theirs" in shown.legend
+    row = KnownRuns().row(theirs)
+    assert (row.problem, row.resumable, row.standing) == ("", False, "finished")
+    assert row.corpus == f"imported from {table}"
+
+
+async def test_imported_curves_are_shown_by_themselves(runs_dir: Path, tmp_path: Path) -> None:
+    table = tmp_path / "their.csv"
+    table.write_text("step,loss\n100,3\n300,2\n")
+    theirs = import_curves(runs_dir, "theirs", table, read_csv(table))
+    app = make_app(make_workbench(runs_dir), run=theirs)
+    async with app.run_test(size=WIDE):
+        await until(lambda: isinstance(app.screen, TrainingScreen))
+        assert app.workbench.training.shown is not None
+        assert app.workbench.training.shown.name == "theirs"
 
 
 async def test_fork_from_the_checkpoint_nearest_to_the_cursor(runs_dir: Path) -> None:
