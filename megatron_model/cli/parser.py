@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -58,7 +59,8 @@ def build_parser(only: str | None = None) -> ArgumentParser:
     parser = ArgumentParser(
         prog="megatron-model",
         description="Train character-level transformers and write with them.",
-        epilog=f"Environment variables. {'. '.join(ours)}.",
+        epilog="What was python train.py with a data.txt is: megatron-model train data.txt. "
+        f"Environment variables. {'. '.join(ours)}.",
     )
     parser.add_argument("--version", action="version", version=f"megatron-model {__version__}")
     verbs = parser.add_subparsers(
@@ -85,6 +87,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     verb = arguments[0] if arguments else ""
     if verb and not verb.startswith("-") and verb not in VERBS:
         wrong = safe(verb, one_line=True)
+        if os.path.exists(verb) or verb.startswith("builtin:"):
+            raise RequestError(
+                f'"{wrong}" is no verb; to train on it: megatron-model train {wrong}'
+            )
         raise RequestError(
             f'Unknown verb "{wrong}"; there are {", ".join(VERBS)}.' + nearest(wrong, VERBS)
         )
