@@ -38,8 +38,7 @@ from megatron_model.run.folder import (
     find_model,
     find_run,
 )
-from megatron_model.run.learn_on import name_of
-from megatron_model.run.request import Request, Start, ask
+from megatron_model.run.request import Request, Start, ask, start_from
 from megatron_model.run.runner import run_training
 from megatron_model.training.loss import evaluate_loss
 from megatron_model.util.errors import RequestError, RunFailedError
@@ -312,7 +311,9 @@ def load(
     Raises:
         RequestError: there is no such model, it is damaged, or it is not one of this program.
     """
-    path = _model_file(model, _runs(runs_dir), which)
+    if which not in ("best", "latest"):
+        raise RequestError(f'which is "{which}"; it must be best or latest.')
+    path = find_model(_spec(model), _runs(runs_dir), which=which, say=_logger.warning)
     return Model(load_model(path, device, corpus=None if corpus is None else str(corpus)))
 
 
@@ -339,21 +340,17 @@ def _runs(runs_dir: str | Path | None) -> Path:
     return default_runs_dir() if runs_dir is None else Path(runs_dir)
 
 
-def _model_file(model: str | Path | RunFolder | Run, runs_dir: Path, which: str) -> Path:
+def _spec(model: str | Path | RunFolder | Run) -> str:
+    """Return what names a model on the command line too."""
     if isinstance(model, Run):
         model = model.folder
-    if isinstance(model, RunFolder):
-        model = model.path.absolute()
-    if which not in ("best", "latest"):
-        raise RequestError(f'which is "{which}"; it must be best or latest.')
-    return find_model(str(model), runs_dir, which=which, say=_logger.warning)
+    return str(model.path.absolute() if isinstance(model, RunFolder) else model)
 
 
 def _start(model: str | Path | RunFolder | Run | Model, runs_dir: Path) -> Start:
     if isinstance(model, Model):
         return Start(model._loaded, "model")
-    path = _model_file(model, runs_dir, "best")
-    return Start(load_model(path, "cpu"), name_of(path))
+    return start_from(_spec(model), runs_dir, say=_logger.warning)
 
 
 def _is_text(text: str | Path) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from megatron_model.config.fields import DataConfig, RunConfig, TrainingConfig, differences
 from megatron_model.data.tokenizer import CharTokenizer
-from megatron_model.run.checkpoint import LoadedModel, ModelState, write_start
+from megatron_model.run.checkpoint import LoadedModel, ModelState, copies_on_host, write_start
 from megatron_model.run.folder import CHECKPOINTS, RUN_FILE, Origin, RunFolder
 from megatron_model.util.errors import RequestError
 from megatron_model.util.text import safe
@@ -117,7 +117,7 @@ def begin_from(folder: RunFolder, model: LoadedModel, name: str, vocabulary: str
 
     Args:
         folder: just made; it is removed again where the weights cannot be written.
-        model: the weights; on the CPU.
+        model: the weights.
         name: what the model is called.
         vocabulary: of the text that the run learns from.
 
@@ -129,7 +129,8 @@ def begin_from(folder: RunFolder, model: LoadedModel, name: str, vocabulary: str
     unused = "".join(character for character in theirs if character not in there)
     both = vocabulary + unused
     config = folder.read_config()
-    weights = widened(dict(model.model.state_dict()), theirs, both, config.training.seed)
+    on_host = copies_on_host(model.model.state_dict())
+    weights = widened(on_host, theirs, both, config.training.seed)
     new = "".join(model.tokenizer.unknown(vocabulary))
     origin = Origin(
         model=name,

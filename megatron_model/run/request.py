@@ -13,7 +13,7 @@ from megatron_model.config.fields import RunConfig, config_from_toml, with_setti
 from megatron_model.config.presets import AUTO, default_preset, fitted, get_preset
 from megatron_model.data.corpus import find_corpus
 from megatron_model.planning.sizing import sized
-from megatron_model.run.folder import RunFolder, free_name
+from megatron_model.run.folder import RunFolder, find_model, free_name
 from megatron_model.util.errors import RequestError
 
 if TYPE_CHECKING:
@@ -26,6 +26,25 @@ class Start(NamedTuple):
 
     model: LoadedModel
     name: str
+
+
+def start_from(
+    model: str,
+    runs_dir: Path,
+    *,
+    corpus: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Start:
+    """Return the model that a run is to begin with, by any of its names; see `find_model`.
+
+    Raises:
+        RequestError: there is no such model, or it cannot be read.
+    """
+    path = find_model(model, runs_dir, say=say)
+    from megatron_model.run.checkpoint import load_model
+    from megatron_model.run.learn_on import name_of
+
+    return Start(load_model(path, "cpu", corpus=corpus), name_of(path))
 
 
 class Request(NamedTuple):

@@ -23,8 +23,8 @@ from megatron_model.config.schema import number, whole_number
 from megatron_model.data.corpus import find_corpus
 from megatron_model.distributed.launcher import launch, started_by_torchrun
 from megatron_model.planning.compile_choice import begin_compiling
-from megatron_model.run.folder import RunFolder, find_model, find_run, list_runs
-from megatron_model.run.request import Start
+from megatron_model.run.folder import RunFolder, find_run, list_runs
+from megatron_model.run.request import Start, start_from
 from megatron_model.util.errors import RequestError
 
 
@@ -131,12 +131,7 @@ def _start(options: argparse.Namespace) -> Start | None:
         if options.from_corpus:
             raise RequestError("--from-corpus belongs to --from FILE.pt.")
         return None
-    path = find_model(options.start, runs_dir(options), say=say)
-    from megatron_model.run.checkpoint import load_model
-    from megatron_model.run.learn_on import name_of
-
-    loaded = load_model(path, "cpu", corpus=options.from_corpus)
-    return Start(loaded, name_of(path))
+    return start_from(options.start, runs_dir(options), corpus=options.from_corpus, say=say)
 
 
 def _attempt() -> int:
