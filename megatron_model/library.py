@@ -67,8 +67,8 @@ class Run:
         self._begin = begin
         self._control = Control()
         self._folder: RunFolder | None = None
-        self._events = self._train()
-        self._begun = False
+        self._events: Iterator[Event] | None = None
+        """None before the first event was asked for."""
 
     @property
     def folder(self) -> RunFolder:
@@ -90,7 +90,8 @@ class Run:
         Raises:
             RequestError: what was asked cannot be done.
         """
-        self._begun = True
+        if self._events is None:
+            self._events = self._train()
         return next(self._events)
 
     def finish(self) -> Model:
@@ -117,12 +118,12 @@ class Run:
             yield event
 
     def __repr__(self) -> str:
-        if not self._begun:
+        if self._events is None:
             return f"<Run {self.name}: not begun; iterate over it, or call finish()>"
         return f"<Run {self.name}: {self.state.status} at step {self.state.step:,}>"
 
     def __del__(self) -> None:
-        if not getattr(self, "_begun", True):
+        if self._events is None:
             warnings.warn(
                 f'the run "{self.name}" was never trained: iterate over it, or call finish()',
                 RuntimeWarning,
