@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -44,6 +44,7 @@ from megatron_tui.terminal.keyboard import Keyboard, irreversible
 from megatron_tui.terminal.signals import TerminalSignals
 from megatron_tui.textual_patches.driver import write_to_terminal
 from megatron_tui.ui import theme
+from megatron_tui.ui.background import background_of
 
 LOOK_SECONDS = 2.0
 """How long the first screen waits for the runs folder to say whether a run is in training."""
@@ -393,6 +394,31 @@ class MegatronApp(App[None]):
             )
         except RequestError as error:
             self._complain(error)
+
+    @on(messages.LearningOnRequested)
+    def _learn_on(self, message: messages.LearningOnRequested) -> None:
+        runs_dir = self.workbench.runs_dir
+
+        def prepare() -> Iterator[RunFolder | RequestError]:
+            """Read the model and the text, which takes its time."""
+            from megatron_model.run.request import ask, start_from
+
+            try:
+                start = start_from(str(message.model.path.absolute()), runs_dir)
+                request = ask(message.corpus, start=start)
+                yield request.create(runs_dir, request.name_in(runs_dir))
+            except RequestError as error:
+                yield error
+
+        def train(found: RunFolder | RequestError) -> None:
+            try:
+                if isinstance(found, RequestError):
+                    raise found
+                self._train_new(found)
+            except RequestError as error:
+                self._complain(error)
+
+        background_of(self)(prepare, train, group="learning-on", exclusive=True)
 
     @on(messages.DetachRequested)
     def _detach_run(self) -> None:

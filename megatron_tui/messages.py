@@ -41,6 +41,14 @@ class ForkRequested(Message):
 
 
 @dataclass
+class LearningOnRequested(Message):
+    """A new run from the weights of a recorded one was asked for, with another text."""
+
+    model: RunFolder
+    corpus: str
+
+
+@dataclass
 class DetachRequested(Message):
     """The run that is trained here should go on in a process of its own."""
 

@@ -274,7 +274,7 @@ def package_map(root: Path = ROOT) -> str:
     """Return every folder of both packages and its modules, a sentence each."""
     parts = []
     for package in PACKAGES:
-        folders = sorted({path.parent for path in (root / package).rglob("*.py")})
+        folders = sorted(path.parent for path in (root / package).rglob("__init__.py"))
         for folder in folders:
             modules = [path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
             parts.append(f"## {folder.relative_to(root)}/\n\n{_said(folder / '__init__.py')}.")

@@ -4,35 +4,22 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from megatron_model.cli.console import say
-from megatron_model.config.fields import RunConfig, config_from_toml, with_settings
-from megatron_model.config.presets import (
-    ACCELERATOR_PRESET,
-    AUTO,
-    CPU_PRESET,
-    PRESETS,
-    default_preset,
-    fitted,
-    get_preset,
-)
-from megatron_model.data.corpus import find_corpus
+from megatron_model.config.presets import ACCELERATOR_PRESET, AUTO, CPU_PRESET, PRESETS
 from megatron_model.distributed.launcher import processes_here, started_by_torchrun
-from megatron_model.planning.sizing import sized
 from megatron_model.run.folder import default_runs_dir
+from megatron_model.run.request import Request, Start, ask
 from megatron_model.util.errors import RequestError
-
-if TYPE_CHECKING:
-    from megatron_model.data.token_cache import PreparedCorpus
 
 CORPUS_HELP = "a text file, a folder of text files, or builtin:NAME"
 RUN_HELP = "a run's name or folder"
-MODEL_HELP = "a run's name or folder, a checkpoint folder, or a .safetensors file"
+PLAIN_HELP = "the text that the weights of a plain .pt file were trained on"
+MODEL_HELP = "a run's name or folder, a checkpoint folder, a .safetensors or a plain .pt file"
 
 
 def add_configuration(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that make a configuration: `configuration` reads them."""
+    """Declare the options that make a configuration: `request` reads them."""
     parser.add_argument(
         "--preset",
         metavar="P",
@@ -87,49 +74,13 @@ def key_and_value(item: str, where: str) -> tuple[str, str]:
     return key.strip(), value
 
 
-def configuration(options: argparse.Namespace) -> tuple[str, RunConfig, PreparedCorpus]:
-    """Return the preset's name, the configuration asked for, and its corpus.
-
-    The corpus is read for it: a preset is fitted to its characters, which no number of bytes tells.
-    """
-    from megatron_model.data.report import corpus_notes
-    from megatron_model.data.token_cache import prepare_now
-    from megatron_model.device import choose_device
-
-    if options.preset is None and options.config:
-        name, config = "", RunConfig()
-    else:
-        name = default_preset(choose_device().type) if options.preset is None else options.preset
-        if name == AUTO and options.config:
-            raise RequestError("--preset auto chooses what --config sets; leave one of them out.")
-        config = RunConfig() if name == AUTO else get_preset(name).config
-    if options.config:
-        config = config_from_toml(options.config, base=config)
-    # A resume may start in another folder.
-    changes = {**changes_asked(options), "data.corpus": find_corpus(options.corpus).location}
-    config = with_settings(config, changes)
-    data = config.data
-    source = find_corpus(options.corpus, data.reading)
-    prepared = prepare_now(source, data.encoding, errors=data.errors)
-    for note in corpus_notes(source, prepared, data.encoding):
-        say(note)
-    if name == AUTO:
-        config = _sized(config, changes, prepared)
-    if not options.config:
-        config = fitted(config, prepared.characters, changes.keys())
-    return name or options.config.stem, config, prepared
-
-
-def _sized(asked: RunConfig, changes: dict[str, object], prepared: PreparedCorpus) -> RunConfig:
-    """Return what is chosen for the text, the machine and the time, with what was asked."""
-    from megatron_model.device import measured_device
-
-    found = sized(
-        prepared.characters,
-        measured_device(asked.training.device, asked.training.precision),
-        seconds=asked.training.max_seconds,
-        vocabulary=len(prepared.vocabulary),
+def request(options: argparse.Namespace, start: Start | None = None) -> Request:
+    """Return the run that is asked for, which may begin with a model."""
+    return ask(
+        options.corpus,
+        preset=options.preset,
+        file=options.config,
+        changes=changes_asked(options),
+        start=start,
+        say=say,
     )
-    for reason in found.reasons:
-        say(reason)
-    return with_settings(found.config, changes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import keyword
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -75,7 +76,8 @@ def build_parser(only: str | None = None) -> ArgumentParser:
     parser = ArgumentParser(
         prog="megatron-model",
         description="Train character-level transformers and write with them.",
-        epilog="VERB --help has examples of each.\n\nEnvironment variables:\n"
+        epilog="VERB --help has examples of each. What was python train.py with a data.txt is:\n"
+        "megatron-model train data.txt.\n\nEnvironment variables:\n"
         + "\n".join(fill(line, 78, initial_indent="  ", subsequent_indent="    ") for line in ours),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -111,6 +113,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     verb = arguments[0] if arguments else ""
     if verb and not verb.startswith("-") and verb not in VERBS:
         wrong = safe(verb, one_line=True)
+        if os.path.exists(verb) or verb.startswith("builtin:"):
+            raise RequestError(
+                f'"{wrong}" is no verb; to train on it: megatron-model train {wrong}'
+            )
         raise RequestError(
             f'Unknown verb "{wrong}"; there are {", ".join(VERBS)}.' + nearest(wrong, VERBS)
         )

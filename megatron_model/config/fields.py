@@ -371,6 +371,25 @@ def with_settings(config: RunConfig, changes: Mapping[str, object]) -> RunConfig
     return msgspec.structs.replace(config, **groups)
 
 
+def settings_by_key(settings: Mapping[str, object]) -> dict[str, object]:
+    """Return settings given by name, such as ``layers=4``, by their dotted keys, types checked.
+
+    No two groups have a setting of one name; a dotted key is taken too.
+
+    Raises:
+        RequestError: there is no such setting (the nearest is named), or a value is none for it.
+    """
+    known = all_fields()
+    by_name = {field.name: field for field in known.values()}
+    found: dict[str, object] = {}
+    for name, value in settings.items():
+        field = known.get(name) or by_name.get(name)
+        if field is None:
+            raise RequestError(f'Unknown setting "{name}".' + nearest(name, [*by_name, *known]))
+        found[field.key] = field.parse(value) if isinstance(value, str) else _typed(field, value)
+    return found
+
+
 def differences(config: RunConfig, base: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Return ``{key: (value in base, value in config)}`` for the settings that differ."""
     pairs = {key: (get_setting(base, key), get_setting(config, key)) for key in all_fields()}

@@ -20,7 +20,7 @@ from typing import IO, Any, TypeAlias
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from megatron_model.config.fields import FIRST_RULES, DataConfig, Errors
 from megatron_model.data.code_points import COUNT, CharacterCounts, code_points, keep_chunk_memory
@@ -160,6 +160,12 @@ def check_whole(tokens: Tokens) -> None:
 def prepare_asked(data: DataConfig) -> PreparedCorpus:
     """Find and prepare the corpus that a configuration asks for, read as it says."""
     return prepare_now(find_corpus(data.corpus, data.reading), data.encoding, errors=data.errors)
+
+
+def with_characters(prepared: PreparedCorpus, unused: str) -> PreparedCorpus:
+    """Return the corpus with a vocabulary that ends with characters it has not; tokens stay."""
+    counts = prepared.counts + (0,) * len(unused)
+    return structs.replace(prepared, vocabulary=prepared.vocabulary + unused, counts=counts)
 
 
 def retokenize(prepared: PreparedCorpus, vocabulary: str) -> Tokens:

@@ -164,7 +164,7 @@ def _build(team: Team, order: Order) -> TeamLearner:
     assert prepared is not None
     train, validation = split(prepared, config.data.validation_fraction, config.model.block_size)
     try:
-        return build_learner(team, config, len(prepared.vocabulary), train, validation)
+        return build_learner(team, config, about["vocabulary_size"], train, validation)
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise MemoryError(memory_advice(config)) from error
@@ -186,7 +186,11 @@ def make_learner(
     check_batch(config, team.size)
     if divides(config, len(prepared.vocabulary), team):
         check_divisible(config, team.size)
-    about = {"config": msgspec.to_builtins(config), "fingerprint": prepared.fingerprint}
+    about = {
+        "config": msgspec.to_builtins(config),
+        "fingerprint": prepared.fingerprint,
+        "vocabulary_size": len(prepared.vocabulary),
+    }
     team.order(Kind.BUILD, content=json.dumps(about).encode())
     _meet_with_corpus(team, config, prepared.fingerprint)
     return build_learner(team, config, len(prepared.vocabulary), train, validation)

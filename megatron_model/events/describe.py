@@ -14,6 +14,10 @@ from megatron_model.events.schema import Event
 Level: TypeAlias = Literal["info", "good", "warning", "error"]
 
 
+NAMED = 5
+"""New characters that are named; more would push the rest off the line."""
+
+
 class Words(NamedTuple):
     """An event in words."""
 
@@ -44,6 +48,13 @@ def describe(event: Event) -> Words | None:
             return Words("info", f"validation {loss_text(event.val_loss)}", at, details)
         case events.CheckpointSaved():
             return Words("info", "checkpoint saved", at, f": {event.path}")
+        case events.WeightsTakenOver():
+            known, new = event.known_characters, event.new_characters
+            named = ", ".join(map(repr, new[:NAMED]))
+            more = ", ..." if len(new) > NAMED else ""
+            text = f"weights of {event.model} at step {event.model_step:,} taken over"
+            details = f": {known:,} characters known, {len(new):,} new"
+            return Words("info", text, details=details + (f" ({named}{more})" if new else ""))
         case events.SettingChanged():
             name = event.key.removeprefix("training.").replace("_", " ")
             old, new = (

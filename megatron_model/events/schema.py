@@ -181,6 +181,20 @@ class Notice(Event, frozen=True, kw_only=True, tag="noticed"):
     text: str
 
 
+class WeightsTakenOver(Event, frozen=True, kw_only=True):
+    """The run began with the weights of a model, and goes on from them with a text of its own."""
+
+    model: str = ""
+    """The run or the file that the weights are from."""
+    model_step: Count = 0
+    model_val_loss: float | None = None
+    """The model's loss on the text that it was trained on; None where it does not say."""
+    known_characters: Count = 0
+    """Characters of the vocabulary that the model knew: they keep their weights."""
+    new_characters: str = ""
+    """Characters of the text that it did not know."""
+
+
 class SettingChanged(Event, frozen=True, kw_only=True):
     """A setting of the run was changed while it trained; `new` counts from the next step on."""
 
@@ -232,6 +246,7 @@ AnyRecorded: TypeAlias = (
     | DeviceSampled
     | RanksMeasured
     | Notice
+    | WeightsTakenOver
     | SettingChanged
     | Alert
     | RunPaused

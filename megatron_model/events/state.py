@@ -171,6 +171,8 @@ class RunState:
     phase_progress: float | None = None
     """Share of the phase at hand that is done, where that is known."""
     clock: PhaseClock = field(default_factory=PhaseClock)
+    taken_over: events.WeightsTakenOver | None = None
+    """Which weights the run began with, where those were another model's."""
     changes: list[events.SettingChanged] = field(default_factory=list)
     """The settings that were changed while the run trained, in order."""
 
@@ -283,6 +285,8 @@ class RunState:
                 self.status, self.phase, self.handed_over = "running", "loading", True
                 self.step = step
                 self._trained(seconds)
+            case events.WeightsTakenOver():
+                self.taken_over = event
             case events.SettingChanged():
                 self._change(event)
             case events.RunPaused():

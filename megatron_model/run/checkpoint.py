@@ -119,18 +119,29 @@ def write_checkpoint(path: Path, snapshot: Snapshot) -> None:
     """
     scalars = snapshot.training.scalars
     numbers = {**structs.asdict(scalars), **({"run": snapshot.run} if snapshot.run else {})}
-    about = {
-        "config": msgspec.to_builtins(snapshot.config),
-        "vocabulary": snapshot.tokenizer.vocabulary,
-        "step": scalars.step,
-        "val_loss": scalars.val_loss,
-    }
+    model = ModelState(
+        snapshot.weights, snapshot.tokenizer, snapshot.config, scalars.step, scalars.val_loss
+    )
     with whole_folder(path) as folder:
-        _save_tensors(
-            folder / MODEL_FILE, snapshot.weights, metadata={_METADATA_KEY: json.dumps(about)}
-        )
+        _save_model(folder / MODEL_FILE, model)
         _save_tensors(folder / TRAINING_TENSORS_FILE, snapshot.training.tensors)
         (folder / TRAINING_FILE).write_text(json.dumps(numbers, indent=2), encoding="utf-8")
+
+
+def write_start(path: Path, model: ModelState) -> None:
+    """Write what a run begins with into the checkpoint folder `path`: weights without a state."""
+    with whole_folder(path) as folder:
+        _save_model(folder / MODEL_FILE, model)
+
+
+def _save_model(path: Path, model: ModelState) -> None:
+    about = {
+        "config": msgspec.to_builtins(model.config),
+        "vocabulary": model.tokenizer.vocabulary,
+        "step": model.step,
+        "val_loss": model.val_loss,
+    }
+    _save_tensors(path, model.weights, metadata={_METADATA_KEY: json.dumps(about)})
 
 
 def _save_tensors(
@@ -146,13 +157,24 @@ def _save_tensors(
         raise OSError(errno.EIO, safe(str(error), one_line=True), str(path)) from None
 
 
-def load_model(path: Path, device: str = "auto") -> LoadedModel:
+def load_model(path: Path, device: str = "auto", *, corpus: str | None = None) -> LoadedModel:
     """Read a model file and build the model it describes, ready to write.
+
+    Plain weights in a .pt file say nothing of their vocabulary: it is that of the `corpus` they
+    were trained on; see plain_weights.py.
 
     Raises:
         RequestError: the file is missing, damaged, not ours, or its weights do not fit its
             configuration.
     """
+    if path.suffix == ".pt":
+        from megatron_model.run.plain_weights import load_plain
+
+        return load_plain(path, corpus).load(choose_device(device))
+    if corpus is not None:
+        raise RequestError(
+            f"{safe(str(path))} carries its vocabulary; a corpus is named for a .pt file alone."
+        )
     try:
         return _load(path, device)
     except RequestError:

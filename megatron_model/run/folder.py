@@ -19,7 +19,8 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from msgspec import Struct
+import msgspec
+from msgspec import Struct, structs
 
 from megatron_model.config.fields import RunConfig, config_to_toml, recorded_config
 from megatron_model.events import log as event_log
@@ -64,6 +65,21 @@ class Checkpoint(Struct, frozen=True):
     val_loss: float | None
     run: str = ""
     """Identity of the run that wrote it; empty where it does not say, as once none did."""
+
+
+class Origin(Struct, frozen=True, forbid_unknown_fields=True):
+    """The model whose weights a run began with, and what that means for its vocabulary."""
+
+    model: str
+    """Name of the run, or of the file."""
+    step: int = 0
+    val_loss: float | None = None
+    known: int = 0
+    """Characters of the vocabulary that the model knew."""
+    new: str = ""
+    """Characters of the text that it did not know."""
+    unused: str = ""
+    """Characters that it knew and the text has not: the vocabulary ends with them."""
 
 
 def default_runs_dir() -> Path:
@@ -214,7 +230,7 @@ class RunFolder:
         # An earlier version of this program drops it from the file, but not from the checkpoints.
         known = [checkpoint.run for checkpoint in reversed(self.checkpoints()) if checkpoint.run]
         run.add("identity", before.get("identity") or next(iter(known), secrets.token_hex(8)))
-        for key in ("parent", "parent_step"):
+        for key in ("parent", "parent_step", "origin"):
             if key in before:
                 run.add(key, before[key])
         run.add("corpus_fingerprint", fingerprint)
@@ -238,6 +254,30 @@ class RunFolder:
     def read_imported(self) -> str:
         """Return where the curves came from that another program made; empty of a run from here."""
         return str(self._about().get("imported") or "")
+
+    def read_origin(self) -> Origin | None:
+        """Return whose weights this run began with; None where they were its own.
+
+        Raises:
+            RequestError: run.toml cannot be read, or says it in another form.
+        """
+        found = self._read_toml().get("run", {}).get("origin")
+        try:
+            return None if found is None else msgspec.convert(found, Origin)
+        except msgspec.ValidationError as error:
+            where = safe(str(self.path / RUN_FILE))
+            raise RequestError(f"{where}: run.origin: {safe(str(error), one_line=True)}.") from None
+
+    def write_origin(self, origin: Origin) -> None:
+        """Write down whose weights this run begins with."""
+        import tomlkit
+
+        document = tomlkit.parse(read_bounded(self.path / RUN_FILE).decode("utf-8"))
+        about = document["run"]
+        assert isinstance(about, dict)
+        known = {key: value for key, value in structs.asdict(origin).items() if value is not None}
+        about["origin"] = known
+        write_atomically(self.path / RUN_FILE, tomlkit.dumps(document).encode())
 
     def _about(self) -> dict[str, object]:
         try:
@@ -522,9 +562,9 @@ def find_model(
     # for every other verb: a file of that name in the current folder must not hide the run.
     is_name = "/" not in spec and os.path.isfile(runs_dir / spec / RUN_FILE)
     if os.path.isfile(path) and not is_name:
-        if path.suffix != ".safetensors":
+        if path.suffix not in (".safetensors", ".pt"):
             raise RequestError(
-                f"{safe(spec)} is not a .safetensors file, run or checkpoint folder."
+                f"{safe(spec)} is not a .safetensors or .pt file, run or checkpoint folder."
             )
         return path
     if os.path.isfile(path / MODEL_FILE) and not is_name:

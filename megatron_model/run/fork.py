@@ -6,6 +6,7 @@ import json
 import shutil
 
 import tomlkit
+from msgspec import structs
 
 from megatron_model.config.fields import RunConfig, differences
 from megatron_model.config.live import check_left
@@ -102,5 +103,7 @@ def _note_parent(folder: RunFolder, parent: RunFolder, checkpoint: Checkpoint) -
     assert isinstance(about, dict)
     about["parent"] = parent.name
     about["parent_step"] = checkpoint.step
+    if (origin := parent.read_origin()) is not None:  # whose vocabulary is that of the checkpoint
+        about["origin"] = {k: v for k, v in structs.asdict(origin).items() if v is not None}
     about["corpus_fingerprint"] = parent.read_corpus_fingerprint()
     write_atomically(path, tomlkit.dumps(document).encode())

@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 
 from megatron_model.run.checkpoint import load_training, load_weights
-from megatron_model.run.folder import Checkpoint, RunFolder, why_not_of
+from megatron_model.run.folder import TRAINING_FILE, Checkpoint, RunFolder, why_not_of
 from megatron_model.training.trainer import Trainer
 from megatron_model.util.errors import RequestError
 from megatron_model.util.text import safe
@@ -29,7 +29,13 @@ def restore(folder: RunFolder, trainer: Trainer) -> list[str]:
         try:
             if why := why_not_of(checkpoint, identity):
                 raise RequestError(why)
-            trainer.load(load_weights(checkpoint.path), load_training(checkpoint.path))
+            if checkpoint.step == 0 and not (checkpoint.path / TRAINING_FILE).exists():
+                # Another model's weights, which the run begins with; see learn_on.py. A run that
+                # diverged soon afterwards has weights that are better.
+                if trainer.step == 0:
+                    trainer.begin_with(load_weights(checkpoint.path))
+            else:
+                trainer.load(load_weights(checkpoint.path), load_training(checkpoint.path))
         except RequestError as error:
             reason = f"{checkpoint.path.name}: {safe(str(error), one_line=True)[:300]}"
             _logger.warning("checkpoint skipped: %s", reason)

@@ -20,7 +20,13 @@ from megatron_model.config.fields import RunConfig, differences, with_settings
 from megatron_model.data.batches import TokenArray
 from megatron_model.data.corpus import MissingCorpusError, find_corpus
 from megatron_model.data.report import trigram_entropy
-from megatron_model.data.token_cache import PreparedCorpus, prepare_asked, prepare_corpus, split
+from megatron_model.data.token_cache import (
+    PreparedCorpus,
+    prepare_asked,
+    prepare_corpus,
+    split,
+    with_characters,
+)
 from megatron_model.data.tokenizer import CharTokenizer
 from megatron_model.device import available_cores
 from megatron_model.events import schema as events
@@ -201,6 +207,8 @@ def _read_corpus(
             raise
         raise RequestError(_moved(folder, config, missing.neighbour)) from None
     prepared = yield from prepare_corpus(source, data.encoding, errors=data.errors)
+    if (origin := folder.read_origin()) is not None:
+        prepared = with_characters(prepared, origin.unused)
     return with_settings(config, {"data.corpus": source.location}), prepared
 
 
@@ -255,6 +263,11 @@ def _prepare(
             f"{safe(str(folder.path / CHECKPOINTS))} is a link; put a folder in its place."
         )
     clear_leftovers(folder.path / CHECKPOINTS)
+    if (origin := folder.read_origin()) is not None and folder.latest_checkpoint() is None:
+        raise RequestError(
+            f"The weights of {safe(origin.model, one_line=True)} that this run was to begin with "
+            "are gone from its folder; start a new run with --from."
+        )
     skipped = restore(folder, trainer)
     # New settings that leave nothing to do are a mistake; without any, a finished run stays as it
     # is, also for a script that resumes it again and again.

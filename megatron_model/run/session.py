@@ -92,6 +92,15 @@ class Session:
         self._log = log
         try:
             yield self._started()
+            if self._trainer.step == 0 and (origin := self._folder.read_origin()) is not None:
+                yield events.WeightsTakenOver(
+                    step=0,
+                    model=origin.model,
+                    model_step=origin.step,
+                    model_val_loss=origin.val_loss,
+                    known_characters=origin.known,
+                    new_characters=origin.new,
+                )
             for text in self._skipped:
                 yield events.Notice(step=self._trainer.step, text=text)
             yield from self._say_fallbacks()

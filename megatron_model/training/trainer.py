@@ -345,6 +345,16 @@ class Trainer:
         )
         return TrainingState(tensors, scalars)
 
+    def begin_with(self, weights: dict[str, Tensor]) -> None:
+        """Begin with these weights in place of those that were drawn; nothing was trained yet.
+
+        Raises:
+            RequestError: they are those of another model; nothing was changed.
+        """
+        fresh = self.state()
+        scalars = structs.replace(fresh.scalars, elapsed_seconds=0.0)
+        self.load(weights, TrainingState(fresh.tensors, scalars))
+
     def load(self, weights: dict[str, Tensor], state: TrainingState) -> None:
         """Go back to a saved state of a trainer with the same configuration.
 

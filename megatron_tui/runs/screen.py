@@ -1,4 +1,4 @@
-"""The Runs screen: every run, newest first; open, resume, generate with, delete."""
+"""The Runs screen: every run, newest first; open, resume, generate with, learn on, delete."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ from textual.content import Content
 from textual.events import Resize, ScreenResume
 from textual.widgets import DataTable
 
+from megatron_model.data.corpus import find_corpus
 from megatron_model.util.errors import RequestError
 from megatron_model.util.text import safe
-from megatron_tui.messages import GenerationRequested, ResumeRequested, RunOpened
+from megatron_tui.messages import (
+    GenerationRequested,
+    LearningOnRequested,
+    ResumeRequested,
+    RunOpened,
+)
 from megatron_tui.runs.listing import RunRow
 from megatron_tui.runs.reader import RunsReader
 from megatron_tui.runs.table import RunsTable
@@ -26,6 +32,7 @@ from megatron_tui.ui.background import background_of
 from megatron_tui.ui.dialogs import Confirm
 from megatron_tui.ui.notice import notify
 from megatron_tui.ui.panel import Label, Panel
+from megatron_tui.ui.pick import AskPath
 
 REFRESH_SECONDS = 5.0
 
@@ -47,6 +54,14 @@ class RunsScreen(WorkbenchScreen):
         Binding("enter", "open", "Open", tooltip="Show the run", id="runs.open", priority=True),
         Binding("r", "resume", "Resume", tooltip="Resume training the run", id="runs.resume"),
         Binding("g", "generate", "Generate", tooltip="Write with its model", id="runs.write"),
+        Binding(
+            "l",
+            "learn_on",
+            "Learn on",
+            show=False,
+            tooltip="Train a new run from its weights, with another text",
+            id="runs.learn_on",
+        ),
         Binding("D", "delete", "Delete", tooltip="Delete the run and its folder", id="runs.delete"),
         Binding("j", "move(1)", "Down", show=False, tooltip="Next run", id="runs.down"),
         Binding("k", "move(-1)", "Up", show=False, tooltip="Previous run", id="runs.up"),
@@ -125,6 +140,8 @@ class RunsScreen(WorkbenchScreen):
         row = self.chosen if self.is_mounted else None
         if action in ("open", "generate", "move"):
             return row is not None
+        if action == "learn_on":
+            return row is not None and self.workbench.training.training is None
         if action == "resume":
             return row is not None and row.resumable and self.workbench.training.training is None
         if action == "delete":
@@ -146,6 +163,26 @@ class RunsScreen(WorkbenchScreen):
         """Generate text with the run's model."""
         if self.chosen is not None:
             self.post_message(GenerationRequested(self.chosen.folder))
+
+    def action_learn_on(self) -> None:
+        """Ask for a text, and have a new run go on from this one's weights with it."""
+        row = self.chosen
+        if row is None:
+            return
+
+        def refuse(typed: str, _again: bool) -> str:
+            try:
+                find_corpus(typed)
+            except RequestError as error:
+                return str(error)
+            return ""
+
+        def begin(corpus: str | None) -> None:
+            if corpus is not None:
+                self.post_message(LearningOnRequested(row.folder, corpus))
+
+        title = f"Train {safe(row.name, one_line=True)} on with the text"
+        self.app.push_screen(AskPath(title, "", refuse), begin)
 
     def action_move(self, change: int) -> None:
         """Move the cursor."""

@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     from megatron_model.run.checkpoint import load_model
     from megatron_model.training.loss import bits_per_character, evaluate_loss
 
-    loaded = load_model(path)
+    loaded = load_model(path, corpus=options.corpus if path.suffix == ".pt" else None)
     data = loaded.config.data
     # By the rules of the run: a number of the same text is then the same wherever it lies.
     try:

@@ -7,7 +7,7 @@ import json
 
 import msgspec
 
-from megatron_model.cli.asked import CORPUS_HELP, add_configuration, configuration
+from megatron_model.cli.asked import CORPUS_HELP, add_configuration, request
 from megatron_model.cli.console import say
 from megatron_model.device import DeviceInfo
 from megatron_model.planning.device_cost import lines_of, parse_amount
@@ -44,7 +44,8 @@ def run(options: argparse.Namespace) -> int:
     from megatron_model.device import measured_device
     from megatron_model.planning.preflight import preflight as work_out
 
-    _, config, prepared = configuration(options)
+    asked = request(options)
+    config, prepared = asked.config, asked.prepared
     stated = _stated_device(options)
     bandwidth = parse_amount(options.interconnect, "--interconnect")
     about = stated or measured_device(config.training.device, config.training.precision)

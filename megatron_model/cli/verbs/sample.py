@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from megatron_model.cli.asked import MODEL_HELP, runs_dir
+from megatron_model.cli.asked import MODEL_HELP, PLAIN_HELP, runs_dir
 from megatron_model.cli.console import say
 from megatron_model.config.fields import SamplingConfig
 from megatron_model.config.schema import fields_of, whole_number
@@ -27,6 +27,7 @@ megatron-model sample first --num-samples 5 --jsonl
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--corpus", metavar="TEXT", help=f"with FILE.pt: {PLAIN_HELP}")
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", help="text to go on from; - reads it from stdin")
     prompt.add_argument(
@@ -83,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     from megatron_model.cli.output import read_prompt, write_json_lines, write_texts
     from megatron_model.run.checkpoint import load_model
 
-    loaded = load_model(path)
+    loaded = load_model(path, corpus=options.corpus)
     prompt = read_prompt(options.prompt or "", options.prompt_file)
     if options.drop_unknown:
         prompt = loaded.tokenizer.drop_unknown(prompt)

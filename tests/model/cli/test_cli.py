@@ -24,6 +24,7 @@ from megatron_model.events.schema import (
     CheckpointSaved,
     Evaluated,
     RunFinished,
+    WeightsTakenOver,
     decode_event,
     encode_event,
 )
@@ -683,3 +684,54 @@ def test_evaluate_finds_a_moved_text_as_it_says(run: Run, tiny: Path, tmp_path: 
     (tmp_path / "b.txt").write_bytes(b"\x81" * 99)
     result = run("evaluate", "a", tmp_path / "b.txt")
     assert_refused(result, "b.txt is not valid utf-8", "make it UTF-8 first")
+
+
+# Going on from a model
+
+
+def test_a_run_goes_on_from_another_ones_weights(
+    run: Run, run_copy: RunFolder, tmp_path: Path
+) -> None:
+    text = tmp_path / "more.txt"
+    text.write_text("Sea and sky, sea and sky; ¿when?\n" * 40, encoding="utf-8")
+    few = ("--set", "training.steps=3", "--set", "training.threads=1")
+    result = run("train", text, "--from", run_copy.name, *few, "--json")
+    assert result.status == 0
+    happened = [decode_event(line) for line in result.out.encode().splitlines()]
+    (taken,) = [event for event in happened if isinstance(event, WeightsTakenOver)]
+    assert taken.model == run_copy.name
+    assert "¿" in taken.new_characters
+    assert (run_copy.path.parent / f"more-from-{run_copy.name}").is_dir()
+
+    before = contents(run_copy.path.parent)
+    assert_refused(
+        run("train", text, "--from", run_copy.name, "--set", "model.layers=5"),
+        "model.layers is 2 in the model",
+    )
+    assert_refused(run("train", text, "--from", "nothing"), 'no run "nothing"')
+    assert_refused(run("train", text, "--from-corpus", text), "--from-corpus belongs to --from")
+    assert_refused(
+        run("train", text, "--from", run_copy.name, "--from-corpus", text), "carries its vocabulary"
+    )
+    assert_refused(run("train", "--resume", run_copy.name, "--from", run_copy.name), "--resume")
+    assert contents(run_copy.path.parent) == before
+
+
+def test_what_the_original_program_left_behind(
+    run: Run, corpus: Path, runs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config({"data.corpus": str(corpus), "model.architecture": "classic"})
+    train(RunFolder.create(runs_dir, "old", config))
+    assert run("export", "old", tmp_path / "megatron_trained_model.pt").status == 0
+    monkeypatch.chdir(tmp_path)
+    written = run("sample", "megatron_trained_model.pt", "--corpus", corpus, "--max-new-tokens", 5)
+    assert (written.status, len(written.out.rstrip("\n"))) == (0, 5)
+    measured = run("evaluate", "megatron_trained_model.pt", corpus, "--json")
+    assert 0 < json.loads(measured.out)["val_loss"] < 4
+    for words in (["sample"], ["evaluate"]):
+        assert_refused(run(*words, "megatron_trained_model.pt"), "has no vocabulary")
+
+    shutil.copy(corpus, "data.txt")
+    assert_refused(run("train"), "Did you mean megatron-model train data.txt?")
+    assert_refused(run("data.txt"), "to train on it: megatron-model train data.txt")
+    assert_refused(run("train.py"), 'Did you mean "train"?')

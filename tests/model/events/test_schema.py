@@ -64,6 +64,9 @@ EXAMPLES: list[Event] = [
             ),
         ),
     ),
+    events.WeightsTakenOver(
+        step=0, model="tale", model_step=500, known_characters=60, new_characters="é\u2028"
+    ),
     events.SettingChanged(step=3, key="training.steps", old=10, new=20),
     RunPaused(step=3),
     RunResumed(step=3),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_model.cli.asked import configuration
+from megatron_model.cli.asked import request
 from megatron_model.cli.parser import parse
 from megatron_model.config.fields import RunConfig, with_settings
 from megatron_model.config.presets import PRESETS
@@ -36,8 +36,7 @@ CHOICES = (
 
 def of_command(words: list[str]) -> RunConfig:
     """Return what the command line makes of a command."""
-    _, config, _ = configuration(parse(words[1:]))
-    return config
+    return request(parse(words[1:])).config
 
 
 @pytest.mark.parametrize("preset", PRESETS)
