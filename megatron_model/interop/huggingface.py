@@ -61,7 +61,7 @@ def write_folder(model: LoadedModel, name: str, folder: Path) -> str:
         about, code = _modern(config, model.tokenizer.vocab_size)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     if code:
-        (folder / code).write_bytes((CODE / code).read_bytes())
+        (folder / code).write_bytes((CODE / f"{code}.txt").read_bytes())
     _write_json(folder / "config.json", about)
     _write_json(folder / "tokenizer.json", tokenizer_json(model.tokenizer.vocabulary))
     _write_json(

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from megatron_model.interop import gguf_file, huggingface
-from megatron_model.run.checkpoint import LoadedModel, save_plain_weights
-from megatron_model.run.folder import CHECKPOINTS
+from megatron_model.run.checkpoint import (
+    LoadedModel,
+    ModelState,
+    save_model,
+    save_plain_weights,
+)
+from megatron_model.run.learn_on import name_of
 from megatron_model.util.errors import RequestError
 from megatron_model.util.files import whole_folder, write_atomically
 from megatron_model.util.text import safe
@@ -29,18 +36,19 @@ def export_model(
         RequestError: the format cannot hold the model, or something else is at `output`.
         OSError: it cannot be written.
     """
-    name = _name_of(source)
+    name = name_of(source)
+    weights = model.model.state_dict()
     if kind == "pt":
-        save_plain_weights(output, model.model.state_dict(), mode=0o666)
-    elif kind == "safetensors":
+        save_plain_weights(output, weights, mode=0o666)
+    elif kind == "safetensors" and source.suffix == ".safetensors":
         write_atomically(output, source.read_bytes(), mode=0o666)
+    elif kind == "safetensors":
+        state = ModelState(weights, model.tokenizer, model.config, model.step, model.val_loss)
+        with _replacing(output) as temporary:
+            save_model(temporary, state)
     elif kind == "gguf":
-        temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-        try:
+        with _replacing(output) as temporary:
             gguf_file.write_gguf(model, name, temporary)
-            os.replace(temporary, output)
-        finally:
-            temporary.unlink(missing_ok=True)
     else:
         _check_free(output, overwrite)
         with whole_folder(output) as folder:
@@ -48,6 +56,18 @@ def export_model(
         os.chmod(output, 0o777 & ~_umask())
         return "it needs trust_remote_code=True" if "trust_remote_code" in opened else ""
     return ""
+
+
+@contextlib.contextmanager
+def _replacing(output: Path) -> Iterator[Path]:
+    """Yield a temporary file beside `output` that becomes it when the block ends well."""
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, output)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _check_free(output: Path, overwrite: bool) -> None:
@@ -68,13 +88,6 @@ def _check_free(output: Path, overwrite: bool) -> None:
         raise RequestError(f"{where} holds {other}, which no export writes; name another folder.")
     if there and not overwrite:
         raise RequestError(f"{where} exists; --overwrite replaces it.")
-
-
-def _name_of(source: Path) -> str:
-    """Return what a model file is called: as the run it is in, or as the file itself."""
-    path = source.absolute()
-    in_run = path.parent.parent.name == CHECKPOINTS
-    return path.parent.parent.parent.name if in_run else path.stem
 
 
 def _umask() -> int:

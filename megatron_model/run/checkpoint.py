@@ -123,7 +123,7 @@ def write_checkpoint(path: Path, snapshot: Snapshot) -> None:
         snapshot.weights, snapshot.tokenizer, snapshot.config, scalars.step, scalars.val_loss
     )
     with whole_folder(path) as folder:
-        _save_model(folder / MODEL_FILE, model)
+        save_model(folder / MODEL_FILE, model)
         _save_tensors(folder / TRAINING_TENSORS_FILE, snapshot.training.tensors)
         (folder / TRAINING_FILE).write_text(json.dumps(numbers, indent=2), encoding="utf-8")
 
@@ -131,10 +131,11 @@ def write_checkpoint(path: Path, snapshot: Snapshot) -> None:
 def write_start(path: Path, model: ModelState) -> None:
     """Write what a run begins with into the checkpoint folder `path`: weights without a state."""
     with whole_folder(path) as folder:
-        _save_model(folder / MODEL_FILE, model)
+        save_model(folder / MODEL_FILE, model)
 
 
-def _save_model(path: Path, model: ModelState) -> None:
+def save_model(path: Path, model: ModelState) -> None:
+    """Write a model file, enough by itself to write text with."""
     about = {
         "config": msgspec.to_builtins(model.config),
         "vocabulary": model.tokenizer.vocabulary,

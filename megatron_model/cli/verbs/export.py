@@ -6,7 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
-from megatron_model.cli.asked import MODEL_HELP, runs_dir
+from megatron_model.cli.asked import MODEL_HELP, PLAIN_HELP, runs_dir
 from megatron_model.cli.console import say
 from megatron_model.cli.curves import add_curve_exports, export_curves
 from megatron_model.run.folder import find_model
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a folder that was exported before"
     )
+    parser.add_argument("--corpus", metavar="TEXT", help=f"with FILE.pt: {PLAIN_HELP}")
     add_curve_exports(parser)
 
 
@@ -62,11 +63,11 @@ def run(options: argparse.Namespace) -> int:
     from megatron_model.interop.weights_out import export_model
     from megatron_model.run.checkpoint import load_model
 
-    loaded = load_model(path, device="cpu")
+    loaded = load_model(path, device="cpu", corpus=options.corpus)
     try:
         used = export_model(loaded, path, output, kind, overwrite=options.overwrite)
     except OSError as error:
-        where = safe(str(error.filename or output), one_line=True)
+        where = safe(str(output), one_line=True)
         raise RequestError(f"Cannot write {where}: {error.strerror or error}.") from None
     loss = loaded.val_loss if loaded.val_loss is not None else math.nan
     say(f"wrote {output} (step {loaded.step:,}, validation loss {loss:.4f})")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_model.cli.asked import configuration
+from megatron_model.cli.asked import request
 from megatron_model.cli.parser import parse, run
 from megatron_model.config.fields import RunConfig, with_settings
 from megatron_model.config.presets import PRESETS, fitted
@@ -93,7 +93,7 @@ def test_the_command_on_the_page_makes_the_same_configuration(
     words = [word for word in words if word not in ("megatron-model", "train")]
     corpus = finished_run.read_config().data.corpus
     words = words[words.index(corpus) :]
-    _, config, _ = configuration(parse(["train", *words]))
+    config = request(parse(["train", *words])).config
     assert config == finished_run.read_config()
 
 
@@ -116,7 +116,7 @@ def test_a_command_repeats_any_configuration(
         changes = {**changes, "model.embed_dim": 96}
     asked = with_settings(PRESETS[preset].config, {**changes, "data.corpus": str(corpus)})
     config = fitted(asked, len(TEXT), changes.keys())
-    _, again, _ = configuration(parse(command_of(config, len(TEXT))[1:]))
+    again = request(parse(command_of(config, len(TEXT))[1:])).config
     assert again == config
 
 
