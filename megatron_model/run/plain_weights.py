@@ -51,8 +51,8 @@ def load_plain(path: Path, corpus: str | None) -> ModelState:
             run = safe(str(path.parent), one_line=True)
             raise RequestError(f"{where} has no vocabulary; name its run instead: {run}.")
         raise RequestError(
-            f"{where} has no vocabulary; name the text that it was trained on: --corpus data.txt "
-            "(train: --from-corpus, evaluate: MODEL CORPUS, load: corpus=)."
+            f"{where} has no vocabulary; name the text that it was trained on: sample --corpus "
+            "TEXT, evaluate FILE TEXT, train --from-corpus TEXT, load(corpus=TEXT)."
         )
     weights = _read(path, where)
     shape = _shape_of(weights, where)
