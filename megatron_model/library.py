@@ -29,7 +29,7 @@ from megatron_model.device import measured_device
 from megatron_model.events.schema import Event
 from megatron_model.events.state import RunState
 from megatron_model.planning import preflight as planning
-from megatron_model.run.checkpoint import LoadedModel, load_model
+from megatron_model.run.checkpoint import LoadedModel, ModelState, load_model, write_model
 from megatron_model.run.control import Control
 from megatron_model.run.folder import (
     RunFolder,
@@ -217,6 +217,24 @@ class Model:
             UnknownCharacterError: the text has characters that the model never saw.
         """
         return list(surprise(self.network, self.tokenizer, text, self._loaded.block_size))
+
+    def save(self, path: str | Path) -> None:
+        """Write a ``.safetensors`` file with all that `load` needs: weights, settings, vocabulary.
+
+        Raises:
+            RequestError: it is called otherwise, or cannot be written.
+        """
+        path, loaded = Path(path), self._loaded
+        if path.suffix != ".safetensors":
+            raise RequestError(f"{path} must end in .safetensors.")
+        weights = dict(self.network.state_dict())
+        try:
+            write_model(
+                path,
+                ModelState(weights, self.tokenizer, self.config, self.step, loaded.val_loss),
+            )
+        except OSError as error:
+            raise RequestError(f"Cannot write {path}: {error.strerror}.") from None
 
     def __repr__(self) -> str:
         shape = self.config.model

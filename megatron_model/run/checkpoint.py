@@ -18,7 +18,7 @@ import msgspec
 import torch
 from msgspec import structs
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
 from megatron_model.config.fields import RunConfig, SamplingConfig, recorded_config
@@ -123,7 +123,7 @@ def write_checkpoint(path: Path, snapshot: Snapshot) -> None:
         snapshot.weights, snapshot.tokenizer, snapshot.config, scalars.step, scalars.val_loss
     )
     with whole_folder(path) as folder:
-        save_model(folder / MODEL_FILE, model)
+        _save_model(folder / MODEL_FILE, model)
         _save_tensors(folder / TRAINING_TENSORS_FILE, snapshot.training.tensors)
         (folder / TRAINING_FILE).write_text(json.dumps(numbers, indent=2), encoding="utf-8")
 
@@ -131,18 +131,31 @@ def write_checkpoint(path: Path, snapshot: Snapshot) -> None:
 def write_start(path: Path, model: ModelState) -> None:
     """Write what a run begins with into the checkpoint folder `path`: weights without a state."""
     with whole_folder(path) as folder:
-        save_model(folder / MODEL_FILE, model)
+        _save_model(folder / MODEL_FILE, model)
 
 
-def save_model(path: Path, model: ModelState) -> None:
-    """Write a model file, enough by itself to write text with."""
+def write_model(path: Path, model: ModelState) -> None:
+    """Write a model file that is enough by itself, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    weights = copies_on_host(model.weights)
+    write_atomically(path, save(weights, metadata=_metadata(model)), mode=0o666)
+
+
+def _save_model(path: Path, model: ModelState) -> None:
+    _save_tensors(path, model.weights, metadata=_metadata(model))
+
+
+def _metadata(model: ModelState) -> dict[str, str]:
     about = {
         "config": msgspec.to_builtins(model.config),
         "vocabulary": model.tokenizer.vocabulary,
         "step": model.step,
         "val_loss": model.val_loss,
     }
-    _save_tensors(path, model.weights, metadata={_METADATA_KEY: json.dumps(about)})
+    return {_METADATA_KEY: json.dumps(about)}
 
 
 def _save_tensors(

@@ -7,6 +7,7 @@ it is executed.
 
 from __future__ import annotations
 
+import math
 import pickle
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from megatron_model.util.text import safe
 
 TRIED = 1024
 """Characters by which numbers of heads are told apart."""
+CLEARLY = 0.99
+"""Share of the loss with the usual number of heads that another number has to stay below."""
 _COMPILED = "_orig_mod."
 """What torch.compile puts before the names of weights."""
 
@@ -48,8 +51,8 @@ def load_plain(path: Path, corpus: str | None) -> ModelState:
             run = safe(str(path.parent), one_line=True)
             raise RequestError(f"{where} has no vocabulary; name its run instead: {run}.")
         raise RequestError(
-            f"{where} has no vocabulary; name the text that it was trained on: --corpus data.txt "
-            "(train: --from-corpus, evaluate: MODEL CORPUS, load: corpus=)."
+            f"{where} has no vocabulary; name the text that it was trained on: sample --corpus "
+            "TEXT, evaluate FILE TEXT, train --from-corpus TEXT, load(corpus=TEXT)."
         )
     weights = _read(path, where)
     shape = _shape_of(weights, where)
@@ -125,13 +128,13 @@ def _shape_of(weights: dict[str, Tensor], where: str) -> ModelConfig:
 def _heads(weights: dict[str, Tensor], shape: ModelConfig, tokens: np.ndarray) -> int:
     """Return the number of heads with which the model predicts its own text best.
 
-    The weights have the same shapes with any: only what they predict tells. Of equals the number
-    that the original program had is taken.
+    The weights have the same shapes with any: only what they predict tells. The number that the
+    original program had is taken unless another is clearly better.
     """
     usual = ModelConfig().heads
     divisors = [heads for heads in range(1, shape.embed_dim + 1) if shape.embed_dim % heads == 0]
     losses = {}
-    for heads in sorted(divisors, key=lambda heads: heads != usual):
+    for heads in divisors:
         vocab_size = weights["token_embedding.weight"].size(0)
         model = empty_model(structs.replace(shape, heads=heads), vocab_size)
         model.load_state_dict(weights)
@@ -142,4 +145,5 @@ def _heads(weights: dict[str, Tensor], shape: ModelConfig, tokens: np.ndarray) -
             device=torch.device("cpu"),
             dtype=torch.float32,
         )
-    return min(losses, key=losses.__getitem__)
+    best = min(losses, key=losses.__getitem__)
+    return best if losses[best] < CLEARLY * losses.get(usual, math.inf) else usual

@@ -158,6 +158,18 @@ def test_a_model_writes_and_measures(finished_run: RunFolder) -> None:
             measure("The é")
 
 
+def test_a_model_is_saved_to_a_file_of_its_own(finished_run: RunFolder, tmp_path: Path) -> None:
+    model = megatron_model.load(finished_run)
+    model.save(tmp_path / "tale.safetensors")
+    again = megatron_model.load(tmp_path / "tale.safetensors")
+    assert again.generate("The ", max_new_tokens=20) == model.generate("The ", max_new_tokens=20)
+    assert (again.step, again.val_loss, again.config) == (model.step, model.val_loss, model.config)
+    with pytest.raises(RequestError, match="must end in .safetensors"):
+        model.save(tmp_path / "tale.bin")
+    with pytest.raises(RequestError, match="Cannot write"):
+        model.save(tmp_path / "nowhere" / "tale.safetensors")
+
+
 def test_a_mistake_is_one_sentence_before_anything_is_written(corpus: Path, runs_dir: Path) -> None:
     for settings, words in (
         ({"layer": 3}, 'Unknown setting "layer". Did you mean "layers"?'),

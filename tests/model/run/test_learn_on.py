@@ -13,6 +13,7 @@ from megatron_model.config.fields import RunConfig, with_settings
 from megatron_model.events.schema import (
     Event,
     MetricsReported,
+    RunFinished,
     RunStarted,
     WeightsTakenOver,
     decode_event,
@@ -24,8 +25,10 @@ from megatron_model.run.checkpoint import LoadedModel, load_model
 from megatron_model.run.folder import MODEL_FILE, RunFolder, find_model
 from megatron_model.run.learn_on import RATE_FACTOR, gentler, name_of, recipe_of, widened
 from megatron_model.run.request import Start, ask
+from megatron_model.training.nonfinite import BAD_STEPS
 from megatron_model.util.errors import RequestError
 from tests.model.helpers import ARCHITECTURES, history, tiny_config, train, train_and
+from tests.model.run.test_divergence import spoil
 
 
 def tale(seed: int, words: str, lines: int) -> str:
@@ -226,3 +229,17 @@ def test_an_event_with_nothing_but_its_step_is_read() -> None:
     event = decode_event(line)
     assert isinstance(event, WeightsTakenOver)
     assert decode_event(encode_event(event)) == event
+
+
+def test_a_run_that_diverges_before_its_first_checkpoint_keeps_what_it_learnt(
+    tmp_path: Path, runs_dir: Path, near: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = start_of(trained(tmp_path, tiny_config()))
+    rare = {"checkpoint_every": 1000, "evaluate_every": 1000, "threads": 1, "compile": "off"}
+    folder = begun(near, runs_dir, start, "new", **rare)
+    updates = spoil(monkeypatch, lambda number: 4 <= number < 4 + BAD_STEPS)
+    seen = train(folder)
+    assert [event.step for event in seen if isinstance(event, RunStarted)] == [0, 4 + BAD_STEPS]
+    assert updates == sorted(set(updates)), "it does not go back to its beginning"
+    assert len([event for event in seen if isinstance(event, WeightsTakenOver)]) == 1
+    assert isinstance(seen[-1], RunFinished)
