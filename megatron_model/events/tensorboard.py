@@ -215,13 +215,19 @@ def cut_back(folder: Path, step: int) -> None:
             file.truncate(end)
 
 
-def read_records(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
-    """Yield the messages of an event file and where each record ends, up to the first damage."""
+def read_records(file: IO[bytes], longest: int = LONGEST_RECORD) -> Iterator[tuple[bytes, int]]:
+    """Yield the messages of an event file and where each record ends, up to the first damage.
+
+    Those of more than `longest` bytes are passed over unread.
+    """
     end = 0
     while len(head := file.read(12)) == 12:
         length, crc = struct.unpack("<QI", head)
         if length > LONGEST_RECORD or crc != masked_crc(head[:8]):
             return
+        if length > longest:
+            end = file.seek(length + 4, os.SEEK_CUR)
+            continue
         message, tail = file.read(length), file.read(4)
         if len(message) < length or len(tail) < 4:
             return

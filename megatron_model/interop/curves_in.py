@@ -23,8 +23,8 @@ from megatron_model.util.errors import RequestError
 from megatron_model.util.files import read_bounded, write_atomically
 from megatron_model.util.text import plural, safe
 
-MOST_BYTES = 256 << 20
-"""Of a table."""
+MOST_BYTES = 64 << 20
+"""Of a table: over a million rows."""
 
 NAMES = {
     "step": "step steps global_step trainer_global_step training_step iteration iterations iter "

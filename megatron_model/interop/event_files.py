@@ -12,6 +12,8 @@ from megatron_model.util.text import safe
 
 MOST_BYTES = 1 << 30
 """Of all files together; curves alone are a thousandth of that."""
+MOST_POINTS = 5_000_000
+"""Of all curves together, lest they take the memory of the machine."""
 _LONGEST_SCALAR = 1 << 16
 """Bytes of a message that is looked into: longer ones are pictures and graphs."""
 
@@ -33,9 +35,10 @@ def read_scalars(folder: Path) -> Scalars:
             raise RequestError(f"The event files in {name} are longer than {MOST_BYTES:,} bytes.")
         for path in files:
             with path.open("rb") as file:
-                for message, _ in read_records(file):
-                    if len(message) <= _LONGEST_SCALAR:
-                        _take(message, scalars)
+                for message, _ in read_records(file, _LONGEST_SCALAR):
+                    _take(message, scalars)
+            if sum(map(len, scalars.values())) > MOST_POINTS:
+                raise RequestError(f"The event files in {name} have over {MOST_POINTS:,} points.")
     except OSError as error:
         where = safe(str(error.filename or folder), one_line=True)
         raise RequestError(f"Cannot read {where}: {error.strerror}.") from None

@@ -41,10 +41,12 @@ COMPILED = "_orig_mod."
 _BUFFERS = (".attn.bias", ".attn.masked_bias")
 """Masks that some versions save among the weights."""
 _PLAIN = frozenset(
-    "PROTO FRAME MARK STOP POP MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET EMPTY_DICT DICT SETITEM "
-    "SETITEMS EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWTRUE "
-    "NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
-    "INT FLOAT UNICODE PUT GET".split()
+    """
+    PROTO FRAME MARK STOP POP MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET PUT GET EMPTY_DICT DICT
+    SETITEM SETITEMS EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 NONE
+    NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8
+    INT FLOAT UNICODE
+    """.split()  # noqa: SIM905 - a list of words reads better as words
 )
 """What a pickle of dictionaries, lists, numbers and texts is made of."""
 
@@ -199,7 +201,9 @@ def _vocabulary_of(meta: Path) -> str:
         data = read_bounded(meta, MOST_BYTES)
         for operation, argument, _ in pickletools.genops(data):
             # A number of a memo reserves as much memory before a class is even asked for.
-            far = operation.name in ("BINPUT", "LONG_BINPUT", "PUT") and int(argument) > len(data)
+            far = operation.name in ("BINPUT", "LONG_BINPUT", "PUT") and int(argument or 0) > len(
+                data
+            )
             if operation.name not in _PLAIN or far:
                 raise RequestError(
                     f"{where} holds more than plain data ({operation.name}); it was not opened."
@@ -234,14 +238,14 @@ def _read_folder(source: Path) -> Read:
     kind = about.get("model_type")
     if kind == "gpt2":
         _check_gpt2(about, where)
-        width = about.get("n_embd")
+        width = _number(about.get("n_embd"), int, 0)
         shape = _shape(
             where,
             block_size=about.get("n_positions", 1024),
             embed_dim=width,
             heads=about.get("n_head"),
             layers=about.get("n_layer"),
-            ff_dim=about.get("n_inner") or 4 * int(width or 0),
+            ff_dim=about.get("n_inner") or 4 * width,
             dropout=about.get("resid_pdrop", 0.1),
         )
         tied = about.get("tie_word_embeddings", True)
@@ -264,7 +268,7 @@ _MUST_BE: dict[str, tuple[Any, Any]] = {
     "scale_attn_weights": (True, True),
     "scale_attn_by_inverse_layer_idx": (False, False),
 }
-"""Of GPT-2's configuration: what the classic model does, and what is meant where nothing is said."""
+"""Of GPT-2's configuration: what the classic model does, and what saying nothing means."""
 
 
 def _check_gpt2(about: Mapping[str, Any], where: str) -> None:
@@ -308,7 +312,9 @@ def _shape(where: str, **found: Any) -> ModelConfig:
     try:
         return msgspec.convert(shape, ModelConfig)
     except msgspec.ValidationError as error:
-        raise RequestError(f"{where} has a shape that no model here has: {_reason(error)}.") from None
+        raise RequestError(
+            f"{where} has a shape that no model here has: {_reason(error)}."
+        ) from None
 
 
 def _ours(
@@ -405,7 +411,7 @@ def _json(path: Path) -> dict[str, Any]:
 def _number(found: object, kind: type, otherwise: Any) -> Any:
     """Return a number, also one in a tensor; `otherwise` where it is none."""
     try:
-        value = kind(found)  # type: ignore[call-arg]
+        value = kind(found)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         return otherwise
     return value if math.isfinite(value) and 0 <= value < 2**53 else otherwise

@@ -11,8 +11,8 @@ from megatron_model.interop import gguf_file, huggingface
 from megatron_model.run.checkpoint import (
     LoadedModel,
     ModelState,
-    save_model,
     save_plain_weights,
+    write_model,
 )
 from megatron_model.run.learn_on import name_of
 from megatron_model.util.errors import RequestError
@@ -44,8 +44,7 @@ def export_model(
         write_atomically(output, source.read_bytes(), mode=0o666)
     elif kind == "safetensors":
         state = ModelState(weights, model.tokenizer, model.config, model.step, model.val_loss)
-        with _replacing(output) as temporary:
-            save_model(temporary, state)
+        write_model(output, state)
     elif kind == "gguf":
         with _replacing(output) as temporary:
             gguf_file.write_gguf(model, name, temporary)

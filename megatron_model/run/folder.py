@@ -230,7 +230,7 @@ class RunFolder:
         # An earlier version of this program drops it from the file, but not from the checkpoints.
         known = [checkpoint.run for checkpoint in reversed(self.checkpoints()) if checkpoint.run]
         run.add("identity", before.get("identity") or next(iter(known), secrets.token_hex(8)))
-        for key in ("parent", "parent_step", "origin"):
+        for key in ("parent", "parent_step", "origin", "imported"):
             if key in before:
                 run.add(key, before[key])
         run.add("corpus_fingerprint", fingerprint)
@@ -252,7 +252,7 @@ class RunFolder:
         return (name, step) if isinstance(name, str) and isinstance(step, int) else None
 
     def read_imported(self) -> str:
-        """Return where the curves came from that another program made; empty of a run from here."""
+        """Return where a run came from that another program made; empty of one from here."""
         return str(self._about().get("imported") or "")
 
     def read_origin(self) -> Origin | None:
@@ -270,13 +270,20 @@ class RunFolder:
 
     def write_origin(self, origin: Origin) -> None:
         """Write down whose weights this run begins with."""
+        known = {key: value for key, value in structs.asdict(origin).items() if value is not None}
+        self._add_about("origin", known)
+
+    def write_imported(self, source: str) -> None:
+        """Write down that another program made this run, and where it came from."""
+        self._add_about("imported", source)
+
+    def _add_about(self, key: str, value: object) -> None:
         import tomlkit
 
         document = tomlkit.parse(read_bounded(self.path / RUN_FILE).decode("utf-8"))
         about = document["run"]
         assert isinstance(about, dict)
-        known = {key: value for key, value in structs.asdict(origin).items() if value is not None}
-        about["origin"] = known
+        about[key] = value
         write_atomically(self.path / RUN_FILE, tomlkit.dumps(document).encode())
 
     def _about(self) -> dict[str, object]:
@@ -295,7 +302,7 @@ class RunFolder:
             RequestError: run.toml cannot be read or does not describe a run, or was imported.
         """
         data = self._read_toml()
-        if data.pop("run", {}).get("imported"):
+        if data.pop("run", {}).get("imported") and not data:
             raise RequestError(_only_curves(self.name))
         return recorded_config(data)
 

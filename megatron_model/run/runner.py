@@ -96,6 +96,11 @@ def run_training(
     """
     begun = time.perf_counter() if begun is None else begun
     asked = config or folder.read_config()
+    if folder.read_imported():
+        raise RequestError(
+            f'The run "{folder.name}" was imported: it has weights, but no state of a trainer; go '
+            f"on from them with megatron-model train CORPUS --from {folder.name}."
+        )
     devices = asked.training.devices
     if make_learner is None and devices > 1:
         raise RequestError(

@@ -236,6 +236,18 @@ def test_messages_of_any_kind_do_no_harm(tmp_path: Path) -> None:
         read_tensorboard(tmp_path)
 
 
+def test_pictures_between_the_scalars_are_passed_over(
+    finished_run: RunFolder, tmp_path: Path
+) -> None:
+    write_tensorboard(finished_run, tmp_path)
+    (path,) = tmp_path.iterdir()
+    before, data = read_tensorboard(tmp_path).rows, path.read_bytes()
+    head = struct.pack("<Q", 1 << 20)
+    picture = head + struct.pack("<I", masked_crc(head)) + bytes((1 << 20) + 4)
+    path.write_bytes(picture + data + picture)
+    assert read_tensorboard(tmp_path).rows == before
+
+
 def test_folders_without_one_run_are_refused(finished_run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no event files"):
         read_tensorboard(tmp_path)
