@@ -43,6 +43,7 @@ VERBS = {
     "delete": "delete runs and their folders",
     "export": "write a model's weights to a file",
     "import": "take in what other programs made",
+    "serve": "answer completions on a port, and a page to type into",
     "report": "write runs as a page to read",
     "tell": "command a run that is in training",
     "completion": "print what makes a shell complete this command",

@@ -32,6 +32,11 @@ VARIABLES: tuple[Variable, ...] = (
         "`on-run-end` in the configuration folder, if that can be executed",
     ),
     Variable(
+        "MEGATRON_TOKEN",
+        "what a client of `megatron-model serve` has to know",
+        "one that is made for the occasion",
+    ),
+    Variable(
         "MEGATRON_ASCII",
         "1 draws the workbench with plain characters, 0 with braille and lines",
         "what the terminal's type and encoding allow",

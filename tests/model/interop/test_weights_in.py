@@ -112,7 +112,10 @@ def test_a_checkpoint_of_nanogpt_computes_the_same(bias: bool, prefix: str, tmp_
     assert (state.status, state.step, state.best_val_loss) == ("finished", 250, 1.5)
 
 
-def test_the_command_line_imports_writes_and_refuses_to_resume(tmp_path: Path, run: Run) -> None:
+def test_the_command_line_imports_writes_and_refuses_to_resume(
+    tmp_path: Path,
+    run: Run,  # noqa: F811
+) -> None:
     path = save_nanogpt(tmp_path, nanogpt_weights(bias=True))
     result = run("import", path, "--name", "theirs")
     assert result.status == 0, result.err

@@ -1,0 +1,1 @@
+"""A model on a port of this machine, for programs and for a page to type into."""
