@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -72,7 +73,8 @@ def run_ours(text: Path, wall: float, seed: int) -> dict[str, Any]:
         "last_val_loss": evaluated[-1]["val_loss"],
         "steps": evaluated[-1]["step"],
         "elapsed": events[-1]["elapsed_seconds"],
-        "characters_per_second": finished[-1]["tokens_per_second"],
+        # A short budget on a long text may end before the first report.
+        "characters_per_second": finished[-1]["tokens_per_second"] if finished else math.nan,
         "wall": seconds,
     }
 
@@ -245,17 +247,18 @@ def main() -> None:
         measure_efficiency(options.efficiency_of, options.steps)
         return
     shares = [efficiency(preset, steps) for preset, steps in EFFICIENCY_PRESETS.items()]
+    results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         texts = [*options.texts, *BUILTIN]
-        results = [
-            compare(
-                as_file(text, folder), Path(text).name, options.seeds, all_peers=text == texts[0]
+        for text in texts:
+            path = as_file(text, folder)
+            results.append(
+                compare(path, Path(text).name, options.seeds, all_peers=text == texts[0])
             )
-            for text in texts
-        ]
+            # After each: what was measured is not lost with the next.
+            write_json("train", {"results": results, "efficiency": shares})
     print_report(results, shares)
-    write_json("train", {"results": results, "efficiency": shares})
 
 
 if __name__ == "__main__":

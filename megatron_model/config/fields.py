@@ -153,6 +153,18 @@ class TrainingConfig(Settings, frozen=True, kw_only=True):
             low=0,
         ),
     ] = 0.0
+    patience: Annotated[
+        int,
+        setting("End after so many validations in a row without a better loss; 0: never.", low=0),
+    ] = 0
+    min_delta: Annotated[
+        float,
+        setting("How much better a loss must be to count for the patience.", unit="nats", low=0),
+    ] = 0.0
+    target_loss: Annotated[
+        float,
+        setting("End once the validation loss is this low; 0: never.", unit="nats", low=0),
+    ] = 0.0
     when_diverged: Annotated[
         Literal["return", "stop"],
         setting(

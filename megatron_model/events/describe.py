@@ -79,6 +79,10 @@ def describe(event: Event) -> Words | None:
                     text, at = f"finished: all {event.step:,} steps are done", ""
                 case "budget":
                     text = "finished: the time budget is used up"
+                case "patience":
+                    text = "finished: the validation loss got no better for too long"
+                case "target":
+                    text = "finished: the validation loss is as low as it was to be"
                 case "stopped":
                     text = "stopped"
             return Words("good", text, at, seconds)

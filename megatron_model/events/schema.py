@@ -18,6 +18,9 @@ Phase: TypeAlias = Literal[
 ]
 
 
+Reason: TypeAlias = Literal["completed", "budget", "patience", "target", "stopped"]
+"""Why a run ended well."""
+
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """A whole number that fits a machine word. A line with a larger one is damaged: beyond 308 digits
 a number cannot be divided, and beyond 4,300 not even be written."""
@@ -224,9 +227,10 @@ class RunHandedOver(Event, frozen=True, kw_only=True):
 
 
 class RunFinished(Event, frozen=True, kw_only=True):
-    """The run ended well: its steps are done, its time is up, or it was told to stop."""
+    """The run ended well: its steps are done, its time is up, its loss got no better for too long
+    or is low enough, or it was told to stop."""
 
-    reason: Literal["completed", "budget", "stopped"]
+    reason: Reason
     elapsed_seconds: float
 
 

@@ -50,8 +50,8 @@ def kind_of(name: str) -> Kind:
         return "text" if settings[name].kind is str else "number"
     known = ", ".join(KINDS)
     raise RequestError(
-        f'Runs have no "{safe(name, one_line=True)}"; there are {known}, and settings such as '
-        "model.layers." + nearest(name, [*KINDS, *settings])
+        f'Runs have no "{safe(name, one_line=True)}".{nearest(name, [*KINDS, *settings])} '
+        f"There are {known}, and settings such as model.layers."
     )
 
 

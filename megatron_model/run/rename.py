@@ -43,6 +43,9 @@ def rename_run(folder: RunFolder, name: str) -> RunFolder:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, TOMLKitError):
             document = tomlkit.parse(read_bounded(target / RUN_FILE).decode("utf-8"))
             document["run"]["name"] = name
+            corpus = Path(str(document.get("data", {}).get("corpus", "")))
+            if corpus.is_relative_to(path):  # a text that the run was given as such
+                document["data"]["corpus"] = str(target / corpus.relative_to(path))
             write_atomically(target / RUN_FILE, tomlkit.dumps(document).encode())
     return RunFolder(target)
 

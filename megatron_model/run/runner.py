@@ -277,7 +277,7 @@ def _prepare(
     # New settings that leave nothing to do are a mistake; without any, a finished run stays as it
     # is, also for a script that resumes it again and again.
     asked_again = changed is not None or last_event(folder.events_path) is None
-    if asked_again and trainer.step and trainer.progress >= 1.0:
+    if asked_again and trainer.step and trainer.finished:
         raise _nothing_left(folder, trainer)
     if changed or not known:
         # With the corpus's full name: the next trainer may work in another folder.
@@ -286,6 +286,14 @@ def _prepare(
 
 
 def _nothing_left(folder: RunFolder, trainer: Trainer) -> RequestError:
+    if trainer.progress < 1.0:
+        enough = {
+            "patience": "its validation loss got no better for too long; set training.patience to "
+            "more, or to 0",
+            "target": "its validation loss is as low as it was to be; set training.target_loss to "
+            "less, or to 0",
+        }
+        return RequestError(f'The run "{folder.name}" is finished: {enough[trainer.enough]}.')
     if trainer.config.training.max_seconds:
         seconds = trainer.config.training.max_seconds
         done, setting = f"its time budget of {seconds:g} s is used up", "training.max_seconds"

@@ -187,12 +187,16 @@ class Session:
             return
         yield from self._written(self._saver.export_best)
         yield from self._say_fallbacks()
-        budget = bool(self._config.training.max_seconds)
         yield events.RunFinished(
-            step=trainer.step,
-            reason="stopped" if self._ending else "budget" if budget else "completed",
-            elapsed_seconds=trainer.elapsed_seconds,
+            step=trainer.step, reason=self._why_over(), elapsed_seconds=trainer.elapsed_seconds
         )
+
+    def _why_over(self) -> events.Reason:
+        if self._ending:
+            return "stopped"
+        if self._trainer.progress < 1.0 and self._trainer.enough:
+            return self._trainer.enough
+        return "budget" if self._config.training.max_seconds else "completed"
 
     def _train_on(self) -> Iterator[Event]:
         for event in self._trainer.run():

@@ -51,6 +51,10 @@ class Scalars(HowComputed, frozen=True, kw_only=True):
     """Steps since the last report whose loss or gradient was NaN or infinity."""
     skipped_in_a_row: Count = 0
     rate_factor: float = 1.0
+    waited: Count = 0
+    """Validations in a row that brought no better loss; see `training.patience`."""
+    last_better: float | None = None
+    """The last one that did."""
     # All randomness and the place in the data follow from these two.
     seed: int = 0
     next_batch: Count = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
+from typing import Literal
 
 import torch
 from msgspec import structs
@@ -75,6 +76,8 @@ class Trainer:
         self.val_loss: float | None = None
         """Validation loss of the weights as they are now, if they were evaluated."""
         self.best_val_loss = math.inf
+        self._waited = 0
+        self._last_better = math.inf
         self.stopwatch = Stopwatch(clock, since=begun)
         self._begun = begun
         self.saving_seconds = 0.0
@@ -126,6 +129,21 @@ class Trainer:
             return min(1.0, self.elapsed_seconds / usable)
         return min(1.0, self.step / training.steps)
 
+    @property
+    def enough(self) -> Literal["", "patience", "target"]:
+        """Why there is no need to go on before all steps are done, if so."""
+        training = self.config.training
+        if training.target_loss and self.best_val_loss <= training.target_loss:
+            return "target"
+        if training.patience and self._waited >= training.patience:
+            return "patience"
+        return ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is no step left to take."""
+        return self.progress >= 1.0 or bool(self.enough)
+
     def _expected_evaluation_seconds(self) -> float:
         """Return how long an evaluation takes: as the last one, or by the speed of the steps."""
         if self._evaluation_seconds:
@@ -149,16 +167,16 @@ class Trainer:
         """
         training = self.config.training
         self._begun = None
-        if self.progress < 1.0:
+        if not self.finished:
             budget = training.max_seconds or math.inf
             yield from self.learner.prepare(self.step, budget - self.elapsed_seconds)
         if self.step and self.step % training.evaluate_every == 0 and self.val_loss is None:
             # What an interruption left out; these weights may be the best ones.
-            yield from self.evaluate()
+            yield from self._evaluate_in_turn()
             yield from self.sample()
             yield StepCompleted(step=self.step, elapsed_seconds=self.elapsed_seconds)
         yield PhaseChanged(step=self.step, phase="training")
-        finished = self.progress >= 1.0
+        finished = self.finished
         while not finished:
             no_room = False
             try:
@@ -179,7 +197,8 @@ class Trainer:
                 yield from self._report()
             finished = self.progress >= 1.0
             if finished or self.step % training.evaluate_every == 0:
-                yield from self.evaluate()
+                yield from self._evaluate_in_turn()
+                finished = self.finished
                 yield from self.sample()
                 if not finished:
                     yield PhaseChanged(step=self.step, phase="training")
@@ -254,6 +273,14 @@ class Trainer:
         return (
             training.muon_learning_rate if training.optimizer == "muon" else training.learning_rate
         )
+
+    def _evaluate_in_turn(self) -> Generator[Event, None, None]:
+        """Evaluate as the schedule has it, and see whether that was worth the steps before it."""
+        yield from self.evaluate()
+        assert self.val_loss is not None
+        self._waited += 1
+        if self.val_loss < self._last_better - self.config.training.min_delta:
+            self._waited, self._last_better = 0, self.val_loss
 
     def evaluate(self) -> Generator[Event, None, None]:
         """Yield progress, then the loss over the whole validation split."""
@@ -340,6 +367,8 @@ class Trainer:
             skipped=self._nonfinite.skipped,
             skipped_in_a_row=self._nonfinite.in_a_row,
             rate_factor=self.rate_factor,
+            waited=self._waited,
+            last_better=self._last_better if math.isfinite(self._last_better) else None,
             seed=self.config.training.seed,
             next_batch=self.step,
         )
@@ -369,6 +398,10 @@ class Trainer:
         self.step = saved.step
         self.val_loss = saved.val_loss
         self.best_val_loss = math.inf if saved.best_val_loss is None else saved.best_val_loss
+        self._waited = saved.waited
+        # Checkpoints from before the patience was there know the best loss alone.
+        last = saved.best_val_loss if saved.last_better is None else saved.last_better
+        self._last_better = math.inf if last is None else last
         self._evaluation_seconds = saved.evaluation_seconds
         self._interval_steps = saved.interval_steps
         self._interval_seconds = saved.interval_seconds

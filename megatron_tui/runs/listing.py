@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from megatron_model.events.state import RunState
+from megatron_model.run.facts import RunFacts
 from megatron_model.run.folder import RUN_FILE, RunFolder, list_runs
+from megatron_model.run.query import Look
 from megatron_model.util.errors import RequestError
 from megatron_model.util.text import plural, safe
 from megatron_tui.services.process_run import ProcessRun
@@ -62,6 +64,22 @@ class RunRow:
         return (
             formatting.age(max(0.0, now - self.last_time)) if self.last_time else formatting.MISSING
         )
+
+
+def look_of(row: RunRow, now: float) -> Look:
+    """Return what a query can ask of a run: what the row says, and the rest from its folder."""
+    facts = RunFacts(row.folder)
+    known = {
+        "name": row.name,
+        "status": row.standing,
+        "val": row.best_val_loss,
+        "step": row.step,
+        "steps": row.steps or None,
+        "corpus": row.corpus,
+        "time": row.last_time or None,
+        "age": now - row.last_time if row.last_time else None,
+    }
+    return lambda name: known[name] if name in known else facts.value(name)
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from megatron_model.run.folder import RunFolder
+from megatron_model.run.query import Query
 from megatron_model.util.errors import RequestError
 from megatron_model.util.text import safe
-from megatron_tui.runs.listing import KnownRuns, RunRow, read_row
+from megatron_tui.runs.listing import KnownRuns, RunRow, look_of, read_row
 from megatron_tui.services.training import TrainingService
 from megatron_tui.ui.background import InBackground
 
@@ -24,12 +26,22 @@ REST = 100.0
 """After a look at all runs there is a pause of at least so many times its length."""
 
 
+ORDERS: dict[str, Callable[[RunRow], Any]] = {
+    "newest": lambda row: 0,
+    "best": lambda row: math.inf if row.best_val_loss is None else row.best_val_loss,
+    "most steps": lambda row: -row.step,
+    "last updated": lambda row: -row.last_time,
+    "name": lambda row: row.name.casefold(),
+}
+"""In which orders runs are shown; of equals the newest comes first."""
+
+
 class Look(NamedTuple):
     """What a look at the runs found."""
 
     rows: list[RunRow]
     whole: bool = True
-    """Whether these are all the runs, the newest first, or only those that changed."""
+    """Whether these are all the runs that are to be shown, or only those that changed."""
 
 
 class RunsReader:
@@ -66,6 +78,12 @@ class RunsReader:
         self._rested = 0.0
         """From when on there may be another look at all of them that was not asked for."""
         self.reading = False
+        self.query: Query | None = None
+        """Which runs are shown; all where there is none."""
+        self.order = "newest"
+        """One of `ORDERS`."""
+        self.found = 0
+        """Of how many runs those are that were shown last."""
 
     def read(self, *, whole: bool = True) -> None:
         """Look at the runs: once more after a look that is going on.
@@ -104,16 +122,24 @@ class RunsReader:
         folders = self._known.list_all(self._runs_dir)
         rows = [self._known.seen(folder) for folder in folders]
         if not all(row.known for row in rows):
-            yield Look(list(rows))
+            yield Look(self._meant(rows))
         for index, folder in enumerate(folders):
             rows[index] = self._row(folder)
             if time.monotonic() - shown > SHOW_SECONDS:
-                yield Look(list(rows))
+                yield Look(self._meant(rows))
                 shown = time.monotonic()
         self._active = [row for row in rows if row.active]
-        yield Look(rows)
+        yield Look(self._meant(rows))
         now = time.monotonic()
         self._rested = now + max(WHOLE_SECONDS, REST * (now - began))
+
+    def _meant(self, rows: list[RunRow]) -> list[RunRow]:
+        """Return the rows to show, in order; of a run that was not read nothing is known yet."""
+        self.found = len(rows)
+        query, now = self.query, time.time()
+        if query is not None:
+            rows = [row for row in rows if row.known and query(look_of(row, now))]
+        return sorted(rows, key=ORDERS[self.order])
 
     def _look_at_active(self) -> Iterator[Look]:
         """Read the runs in training; yield those of which there is something new."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from textual import on
@@ -13,6 +14,7 @@ from textual.events import Resize, ScreenResume
 from textual.widgets import DataTable
 
 from megatron_model.data.corpus import find_corpus
+from megatron_model.run.query import parse_query
 from megatron_model.util.errors import RequestError
 from megatron_model.util.text import safe
 from megatron_tui.messages import (
@@ -22,12 +24,13 @@ from megatron_tui.messages import (
     RunOpened,
 )
 from megatron_tui.runs.listing import RunRow
-from megatron_tui.runs.reader import RunsReader
+from megatron_tui.runs.reader import ORDERS, RunsReader
 from megatron_tui.runs.table import RunsTable
 from megatron_tui.services.workbench import Workbench
 from megatron_tui.shell.workbench_screen import WorkbenchScreen
 from megatron_tui.terminal.keyboard import irreversible
 from megatron_tui.ui import formatting
+from megatron_tui.ui.ask_values import AskValues, Question
 from megatron_tui.ui.background import background_of
 from megatron_tui.ui.dialogs import Confirm
 from megatron_tui.ui.notice import notify
@@ -42,6 +45,11 @@ FACT_WIDTH = 9
 EMPTY = Content.assemble(
     ("No runs yet.\n\n", "bold"), "Press ", ("F2", "bold $primary"), " to set up the first one."
 )
+
+
+def _check_filter(values: Mapping[str, str]) -> None:
+    if values["filter"].strip():
+        parse_query(values["filter"])
 
 
 class RunsScreen(WorkbenchScreen):
@@ -63,6 +71,11 @@ class RunsScreen(WorkbenchScreen):
             id="runs.learn_on",
         ),
         Binding("D", "delete", "Delete", tooltip="Delete the run and its folder", id="runs.delete"),
+        Binding(
+            "slash", "filter", "Filter", tooltip="Show the runs that are meant", id="runs.filter"
+        ),
+        Binding("o", "order", "Order", tooltip="Sort by the next column", id="runs.order"),
+        Binding("escape", "show_all", "All", tooltip="Show all runs again", id="runs.all"),
         Binding("j", "move(1)", "Down", show=False, tooltip="Next run", id="runs.down"),
         Binding("k", "move(-1)", "Up", show=False, tooltip="Previous run", id="runs.up"),
     ]
@@ -78,6 +91,8 @@ class RunsScreen(WorkbenchScreen):
             change=self._change_rows,
             ended=self._end_reading,
         )
+        self._filter = ""
+        """Which runs are shown, as it was typed."""
 
     @property
     def rows(self) -> list[RunRow]:
@@ -121,7 +136,11 @@ class RunsScreen(WorkbenchScreen):
     def _show_rows(self, rows: list[RunRow]) -> None:
         if self.is_attached:
             self.table.show(rows, self.workbench.training.now())
-            self.set_class(bool(rows), "-open")
+            self.set_class(bool(rows or self._filter), "-open")
+            panel = self.query_one("#table-panel", Panel)
+            title = f"runs: {len(rows):,} of {self.reader.found:,}, {self._filter}"
+            panel.set_title(title if self._filter else "runs")
+            panel.set_subtitle("" if self.reader.order == "newest" else self.reader.order)
 
     def _change_rows(self, rows: list[RunRow]) -> None:
         if self.is_attached:
@@ -140,6 +159,10 @@ class RunsScreen(WorkbenchScreen):
         row = self.chosen if self.is_mounted else None
         if action in ("open", "generate", "move"):
             return row is not None
+        if action == "show_all":
+            return bool(self._filter)
+        if action in ("filter", "order"):
+            return bool(self.rows or self._filter)
         if action == "learn_on":
             return row is not None and self.workbench.training.training is None
         if action == "resume":
@@ -183,6 +206,35 @@ class RunsScreen(WorkbenchScreen):
 
         title = f"Train {safe(row.name, one_line=True)} on with the text"
         self.app.push_screen(AskPath(title, "", refuse), begin)
+
+    def action_filter(self) -> None:
+        """Ask which runs to show."""
+
+        def take(values: dict[str, str] | None) -> None:
+            if values is not None:
+                self._show_only(values["filter"].strip())
+
+        example = "val<1.5 and corpus~shake, tag=good, model.layers>=4, age<7d"
+        questions = [Question("filter", "filter", self._filter)]
+        self.app.push_screen(
+            AskValues("Show the runs with", example, questions, _check_filter, yes="Show"), take
+        )
+
+    def action_order(self) -> None:
+        """Show the runs in the next order."""
+        orders = list(ORDERS)
+        self.reader.order = orders[(orders.index(self.reader.order) + 1) % len(orders)]
+        self.reader.read()
+
+    def action_show_all(self) -> None:
+        """Show all runs."""
+        self._show_only("")
+
+    def _show_only(self, typed: str) -> None:
+        self._filter = typed
+        self.reader.query = parse_query(typed) if typed else None
+        self.refresh_bindings()
+        self.reader.read()
 
     def action_move(self, change: int) -> None:
         """Move the cursor."""

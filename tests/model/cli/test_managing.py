@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from megatron_model.cli.parser import VERBS, parse, verb_of
-from megatron_model.config.fields import with_settings
+from megatron_model.config.fields import RunConfig, with_settings
 from megatron_model.events.schema import (
     MetricsReported,
     RunHandedOver,
@@ -188,6 +188,18 @@ def test_a_renamed_run_is_the_same_run(run: Run, run_copy: RunFolder) -> None:
     assert run("train", "--resume", "other name", "--set", "training.steps=20").status == 0
     assert renamed.state().step == 20
     assert run("tag", "other name").out == "good\n"
+
+
+def test_a_text_that_a_run_keeps_is_found_under_its_new_name(run: Run, runs_dir: Path) -> None:
+    text = runs_dir / "old" / "corpus.txt"
+    folder = RunFolder.create(
+        runs_dir, "old", with_settings(RunConfig(), {"data.corpus": str(text)})
+    )
+    text.write_text("a text")
+    assert run("rename", folder.name, "new").status == 0
+    assert RunFolder(runs_dir / "new").read_config().data.corpus == str(
+        runs_dir / "new" / "corpus.txt"
+    )
 
 
 def test_what_cannot_be_renamed_stays(run: Run, three: list[RunFolder]) -> None:

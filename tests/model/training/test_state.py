@@ -38,7 +38,7 @@ def test_a_state_of_the_first_version_is_read() -> None:
 
 def test_what_is_written_has_the_keys_it_always_had() -> None:
     keys = set(msgspec.structs.asdict(make_trainer(tiny_config()).state().scalars))
-    newer = {"ranks", "skipped", "skipped_in_a_row", "rate_factor"}
+    newer = {"ranks", "skipped", "skipped_in_a_row", "rate_factor", "waited", "last_better"}
     assert keys == (FIRST_VERSION.keys() - {"run"}) | newer
 
 
