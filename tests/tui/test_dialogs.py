@@ -348,6 +348,6 @@ async def test_a_value_typed_at_once_arrives_whole(runs_dir: Path, tale: str) ->
         typed_ahead(app, *"max", "enter", "1", "0", "5", "enter", "down")
         await until(lambda: screen.draft.text("training.max_seconds") == "105")
         settings = screen.query_one("#settings SettingsList", SettingsList)
-        await until(lambda: settings.field.key == "training.when_diverged")
+        await until(lambda: settings.field.key == "training.patience")
         await pilot.pause()
         assert screen.draft.text("training.max_seconds") == "105"
