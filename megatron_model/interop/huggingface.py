@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from megatron_model import __version__
-from megatron_model.config.fields import RunConfig, SamplingConfig
-from megatron_model.data.tokenizer import CharTokenizer
+from megatron_model.config.fields import RunConfig, SamplingConfig, differences, get_setting
 from megatron_model.interop import gpt2
 from megatron_model.run.checkpoint import LoadedModel
-from megatron_model.util.errors import RequestError
 from megatron_model.util.text import safe
 
 CODE = Path(__file__).parent / "files"
@@ -48,11 +47,7 @@ def write_folder(model: LoadedModel, name: str, folder: Path) -> str:
         model: on the CPU.
         name: what the card calls it.
         folder: where the files go.
-
-    Raises:
-        RequestError: a tokenizer cannot hold one of its characters.
     """
-    _check_characters(model.tokenizer)
     config = model.config
     weights = {key: value.contiguous() for key, value in model.model.state_dict().items()}
     if config.model.architecture == "classic":
@@ -164,18 +159,6 @@ def tokenizer_json(vocabulary: str) -> dict[str, Any]:
     }
 
 
-def _check_characters(tokenizer: CharTokenizer) -> None:
-    """Refuse characters that are no text in UTF-8.
-
-    Raises:
-        RequestError: it names them.
-    """
-    lone = [character for character in tokenizer.vocabulary if 0xD800 <= ord(character) < 0xE000]
-    if lone:
-        named = ", ".join(f"U+{ord(character):04X}" for character in lone[:20])
-        raise RequestError(f"The format holds no halves of characters, and the model has {named}.")
-
-
 def card(model: LoadedModel, name: str, opened: str) -> str:
     """Return the model card: what it is, how good, and how it is used."""
     config, shape = model.config, model.config.model
@@ -189,7 +172,7 @@ def card(model: LoadedModel, name: str, opened: str) -> str:
         ("characters it knows", f"{model.tokenizer.vocab_size:,}"),
         ("characters it sees at once", f"{shape.block_size:,}"),
         ("layers, width, heads", f"{shape.layers}, {shape.embed_dim}, {shape.heads}"),
-        ("text", _code(Path(config.data.corpus).name)),
+        ("text", _code(Path(config.data.corpus).name) if config.data.corpus else "not known"),
         ("steps", f"{model.step:,} of batches of {config.training.batch_size}"),
         ("validation loss", loss),
     ]
@@ -204,8 +187,20 @@ def card(model: LoadedModel, name: str, opened: str) -> str:
         "A character-level transformer: it reads and writes one character at a time.\n\n"
         f"| | |\n| --- | --- |\n{table}\n\n"
         f"```python\n{opened}```\n\n"
-        f"Trained and written by megatron-tui {__version__}.\n"
+        f"Its settings, as far as they are not the usual ones:\n\n```\n{_settings(config)}```\n\n"
+        f"Written by megatron-tui {__version__} on {time.strftime('%Y-%m-%d', time.gmtime())}.\n"
     )
+
+
+def _settings(config: RunConfig) -> str:
+    """Return the settings that are not the default ones, a line each; no path of this machine."""
+    changed = differences(config, RunConfig())
+    lines = [
+        f"--set {key}={safe(str(get_setting(config, key)), one_line=True)}\n"
+        for key in sorted(changed)
+        if key != "data.corpus"
+    ]
+    return "".join(lines).replace("`", "'")
 
 
 def _opened(*, trust: bool) -> str:

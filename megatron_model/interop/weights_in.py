@@ -213,7 +213,14 @@ def _vocabulary_of(meta: Path) -> str:
         return "".join(_character(characters[token], where) for token in range(len(characters)))
     except OSError as error:
         raise RequestError(f"Cannot read {where}: {error.strerror}.") from None
-    except (ValueError, KeyError, TypeError, IndexError, EOFError, pickle.UnpicklingError) as error:
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        pickle.UnpicklingError,
+    ) as error:
         raise RequestError(f"{where} is no meta.pkl of nanoGPT: {_reason(error)}.") from None
 
 
@@ -249,8 +256,14 @@ def _read_folder(source: Path) -> Read:
             dropout=about.get("resid_pdrop", 0.1),
         )
         tied = about.get("tie_word_embeddings", True)
-        if tied and "lm_head.weight" not in weights and "transformer.wte.weight" in weights:
-            weights["lm_head.weight"] = weights["transformer.wte.weight"]
+        embedding = weights.get("transformer.wte.weight")
+        if tied and embedding is not None:
+            head = weights.setdefault("lm_head.weight", embedding)
+            if head.shape != embedding.shape or not bool((head == embedding).all()):
+                raise RequestError(
+                    f"{where} says that its head is its embedding (tie_word_embeddings), and "
+                    "lm_head.weight is another one."
+                )
         ours = _ours(weights, shape, where, transposed=True, biased=True)
     elif kind == "megatron-characters":
         keys = ("block_size", "embed_dim", "heads", "layers", "ff_dim")
@@ -286,7 +299,15 @@ def _vocabulary_in(source: Path) -> str:
         path = source / name
         if path.is_file():
             found = _json(path)
-            words = found.get("model", {}).get("vocab") if name == "tokenizer.json" else found
+            words: Any = found
+            if name == "tokenizer.json":
+                model = found.get("model")
+                words = model.get("vocab") if isinstance(model, dict) else None
+                if found.get("normalizer") is not None:
+                    raise RequestError(
+                        f"{_shown(path)} changes a text before it reads it (normalizer); models "
+                        "here read it as it is."
+                    )
             break
     else:
         raise RequestError(f"{_shown(source)} has no tokenizer.json and no vocab.json.")
@@ -388,6 +409,8 @@ def _tensors(found: object, where: str) -> dict[str, Tensor]:
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise RequestError(f"{where} has {_short(name)} among its weights, which is none.")
+        if not value.dim():
+            raise RequestError(f"{where} has {_short(name)}, a single number, among its weights.")
         if not value.is_floating_point() and not name.endswith(_BUFFERS):
             raise RequestError(f"{where} has weights of the kind {value.dtype}: {_short(name)}.")
         result[name.removeprefix(COMPILED)] = value.float()

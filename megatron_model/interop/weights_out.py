@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from megatron_model.data.tokenizer import CharTokenizer
 from megatron_model.interop import gguf_file, huggingface
 from megatron_model.run.checkpoint import (
     LoadedModel,
@@ -46,9 +47,11 @@ def export_model(
         state = ModelState(weights, model.tokenizer, model.config, model.step, model.val_loss)
         write_model(output, state)
     elif kind == "gguf":
+        _check_characters(model.tokenizer)
         with _replacing(output) as temporary:
             gguf_file.write_gguf(model, name, temporary)
     else:
+        _check_characters(model.tokenizer)
         _check_free(output, overwrite)
         with whole_folder(output) as folder:
             opened = huggingface.write_folder(model, name, folder)
@@ -67,6 +70,18 @@ def _replacing(output: Path) -> Iterator[Path]:
         os.replace(temporary, output)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _check_characters(tokenizer: CharTokenizer) -> None:
+    """Refuse characters that are no text in UTF-8.
+
+    Raises:
+        RequestError: it names them.
+    """
+    lone = [character for character in tokenizer.vocabulary if 0xD800 <= ord(character) < 0xE000]
+    if lone:
+        named = ", ".join(f"U+{ord(character):04X}" for character in lone[:20])
+        raise RequestError(f"The format holds no halves of characters, and the model has {named}.")
 
 
 def _check_free(output: Path, overwrite: bool) -> None:

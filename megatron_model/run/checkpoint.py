@@ -155,7 +155,7 @@ def _metadata(model: ModelState) -> dict[str, str]:
         "step": model.step,
         "val_loss": model.val_loss,
     }
-    return {_METADATA_KEY: json.dumps(about)}
+    return {_METADATA_KEY: json.dumps(about), "format": "pt"}  # as others expect to find it
 
 
 def _save_tensors(

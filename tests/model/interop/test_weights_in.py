@@ -159,6 +159,9 @@ def test_no_code_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
     with pytest.raises(RequestError, match="more than plain data"):
         read_weights(path, None)
+    (tmp_path / "meta.pkl").write_bytes(b"NNa.")
+    with pytest.raises(RequestError, match=r"no meta.pkl of nanoGPT"):
+        read_weights(path, None)
     save_nanogpt(tmp_path, nanogpt_weights(bias=True), config=Code())
     with pytest.raises(RequestError, match="more than tensors and plain values"):
         read_weights(path, None)
@@ -179,6 +182,7 @@ def test_no_code_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             "NaN or infinity: norm.weight",
         ),
         ({"transformer.ln_f.weight": torch.zeros(WIDTH).long()}, "of the kind torch.int64"),
+        ({"lm_head.weight": torch.tensor(1.0)}, "lm_head.weight, a single number"),
     ],
 )
 def test_a_weight_that_does_not_map_is_named(
@@ -199,6 +203,9 @@ def test_a_weight_that_does_not_map_is_named(
         ("config.json", {"n_layer": 10**9}, "a shape that no model here has|no weight"),
         ("tokenizer.json", {"model": {"vocab": {"ab": 0}}}, "the token ab, which is no single"),
         ("tokenizer.json", {"model": {"vocab": {"a": 7}}}, "counted from 0"),
+        ("tokenizer.json", {"model": [1]}, "counted from 0"),
+        ("tokenizer.json", {"normalizer": {"type": "Lowercase"}}, "changes a text"),
+        ("config.json", {"tie_word_embeddings": True}, "lm_head.weight is another one"),
     ],
 )
 def test_a_folder_that_does_not_map_is_told_why(

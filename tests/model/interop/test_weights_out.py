@@ -94,10 +94,11 @@ def test_a_folder_is_replaced_only_if_that_was_asked_and_it_is_an_export(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
-def test_half_characters_are_named(tmp_path: Path) -> None:
-    model = a_model("modern", "abc\ud800")
+@pytest.mark.parametrize("kind", ["hf", "gguf"])
+def test_half_characters_are_named(kind: str, tmp_path: Path) -> None:
+    model = a_model("classic", "abc\ud800")
     with pytest.raises(RequestError, match=r"no halves of characters, .* U\+D800"):
-        exported(model, tmp_path / "out")
+        exported(model, tmp_path / "out", kind)
     assert not list(tmp_path.iterdir())
 
 
