@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from megatron_model.cli.console import say
 from megatron_model.config.presets import ACCELERATOR_PRESET, AUTO, CPU_PRESET, PRESETS
 from megatron_model.distributed.launcher import processes_here, started_by_torchrun
-from megatron_model.run.folder import default_runs_dir
+from megatron_model.run.folder import default_runs_dir, find_model
 from megatron_model.run.request import Request, Start, ask
 from megatron_model.util.errors import RequestError
+
+if TYPE_CHECKING:
+    from megatron_model.run.checkpoint import LoadedModel
 
 CORPUS_HELP = "a text file, a folder of text files, or builtin:NAME"
 RUN_HELP = "a run's name or folder"
@@ -39,6 +43,32 @@ def add_changes(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="one setting, e.g. model.layers=4 or training.batch_size=32; may be repeated",
     )
+
+
+def add_model(parser: argparse.ArgumentParser, *, latest: bool) -> None:
+    """Declare the options that name a model: `model_asked` reads them.
+
+    `latest`: a run's newest weights may be asked for in place of its best.
+    """
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--corpus", metavar="TEXT", help=f"with FILE.pt: {PLAIN_HELP}")
+    if latest:
+        parser.add_argument(
+            "--latest", action="store_true", help="a run's newest weights, not its best"
+        )
+
+
+def model_asked(options: argparse.Namespace, device: str = "auto") -> tuple[LoadedModel, Path]:
+    """Return the model that is asked for, and its file.
+
+    Raises:
+        RequestError: there is none, or it cannot be read.
+    """
+    which = "latest" if getattr(options, "latest", False) else "best"
+    path = find_model(options.model, runs_dir(options), which=which, say=say)
+    from megatron_model.run.checkpoint import load_model
+
+    return load_model(path, device, corpus=options.corpus), path
 
 
 def runs_dir(options: argparse.Namespace) -> Path:

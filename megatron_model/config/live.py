@@ -46,18 +46,24 @@ def changed(config: RunConfig, key: str, value: float, *, step: int, seconds: fl
     return new
 
 
-def check_left(config: RunConfig, *, step: int, seconds: float) -> None:
+def check_left(config: RunConfig, *, step: int, seconds: float, loss: float | None = None) -> None:
     """Refuse settings that leave a run of this length no step to take.
 
     Args:
         config: for the rest of the run.
         step: steps that are done.
         seconds: of the time budget that are spent, or kept for the last evaluation.
+        loss: the validation loss that is reached, if that is known.
 
     Raises:
         RequestError: nothing is left.
     """
     training = config.training
+    if training.target_loss and loss is not None and loss <= training.target_loss:
+        raise RequestError(
+            f"training.target_loss is {training.target_loss:g}; it must be less than the "
+            f"{loss:.4f} already reached, or 0."
+        )
     if training.max_seconds and training.max_seconds <= seconds:
         raise RequestError(
             f"training.max_seconds is {training.max_seconds:g}; it must be more than the "

@@ -148,14 +148,7 @@ def _draw(
             f"{word}</text>"
         )
     steps = [s for s in _ticks(first, last, max(2, width // 130)) if first <= s <= last]
-    for step in steps:
-        side = "end" if x(step) > right - 30 else "middle"
-        word = short(step) + (" steps" if step == steps[-1] and step else "")
-        parts.append(
-            f'<path class="notch" d="M{x(step):.1f} {bottom}v5"/><text class="tick" '
-            f'x="{x(step):.1f}" y="{bottom + 20}" text-anchor="{side}">{word}</text>'
-        )
-    parts.append(f'<path class="axis" d="M{left} {bottom}H{right}"/>')
+    parts += _step_axis(steps, x, (left, right, bottom))
     if unit:
         parts.append(f'<text class="unit" x="{left - 8}" y="12" text-anchor="start">{unit}</text>')
     for level in levels:
@@ -165,21 +158,49 @@ def _draw(
             f"{html.escape(level.label)}</text>"
         )
     for line in lines:
-        points = [(x(s), y(v)) for s, v in _thinned(line)]
-        path = "L".join(f"{px:.1f} {py:.1f}" for px, py in points)
-        parts.append(f'<path class="line {line.style}" d="M{path}"/>')
-        if len(points) == 1 or (line.marked and len(points) <= 60):
-            parts += [_dot(round(px, 1), round(py, 1), line.style) for px, py in points]
+        parts += _curve(line, x, y)
     if best is not None:
         parts.append(_best(best, lines, x, y, (left, right, bottom), number))
     for line in lines:
-        parts += [
-            f'<circle class="hover" cx="{x(line.steps[i]):.1f}" cy="{y(line.values[i]):.1f}" r="7">'
-            f"<title>{plain(line.label)} {number(line.values[i])} at step {line.steps[i]:,.0f}"
-            "</title></circle>"
-            for i in _spread(len(line.steps), TITLED)
-        ]
+        parts += _titles(line, x, y, number)
     return "".join([*parts, "</svg>"])
+
+
+_Place = Callable[[float], float]
+"""From a step or a value to a pixel."""
+
+
+def _step_axis(steps: Sequence[float], x: _Place, edges: tuple[float, float, float]) -> list[str]:
+    """Return the axis of the steps with its ticks; `edges` are left, right and bottom."""
+    left, right, bottom = edges
+    parts = []
+    for step in steps:
+        side = "end" if x(step) > right - 30 else "middle"
+        word = short(step) + (" steps" if step == steps[-1] and step else "")
+        parts.append(
+            f'<path class="notch" d="M{x(step):.1f} {bottom}v5"/><text class="tick" '
+            f'x="{x(step):.1f}" y="{bottom + 20}" text-anchor="{side}">{word}</text>'
+        )
+    return [*parts, f'<path class="axis" d="M{left} {bottom}H{right}"/>']
+
+
+def _curve(line: Line, x: _Place, y: _Place) -> list[str]:
+    points = [(x(s), y(v)) for s, v in _thinned(line)]
+    path = "L".join(f"{px:.1f} {py:.1f}" for px, py in points)
+    dots = []
+    if len(points) == 1 or (line.marked and len(points) <= 60):
+        dots = [_dot(round(px, 1), round(py, 1), line.style) for px, py in points]
+    return [f'<path class="line {line.style}" d="M{path}"/>', *dots]
+
+
+def _titles(line: Line, x: _Place, y: _Place, number: Callable[[float], str]) -> list[str]:
+    """Return what a browser shows where the pointer rests on a point."""
+    return [
+        f'<circle class="hover" cx="{x(line.steps[i]):.1f}" cy="{y(line.values[i]):.1f}" r="7">'
+        f"<title>{plain(line.label)} {number(line.values[i])} at step {line.steps[i]:,.0f}"
+        "</title></circle>"
+        for i in _spread(len(line.steps), TITLED)
+    ]
 
 
 def _best(

@@ -6,7 +6,6 @@ import csv
 import io
 import math
 import re
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -189,13 +188,9 @@ def import_curves(runs_dir: Path, name: str, source: Path, curves: Curves) -> Ru
     place = safe(str(source.absolute()), one_line=True)
     log = b"".join(map(encode_event, _events(name, place, curves)))
     folder = RunFolder.create(runs_dir, name, RunConfig())
-    try:
+    with folder.removed_unless_written():
         _describe(folder, place)
         write_atomically(folder.events_path, log)
-    except OSError as error:
-        shutil.rmtree(folder.path, ignore_errors=True)
-        where = safe(str(error.filename or folder.path), one_line=True)
-        raise RequestError(f"Cannot write {where}: {error.strerror}.") from None
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Read the scalars in TensorBoard's event files, whoever wrote them."""
+"""Read the scalars in TensorBoard's event files, of any program."""
 
 from __future__ import annotations
 

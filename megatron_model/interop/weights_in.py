@@ -10,7 +10,6 @@ import json
 import math
 import pickle
 import pickletools
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,7 +26,7 @@ from megatron_model.data.tokenizer import CharTokenizer
 from megatron_model.events import schema as events
 from megatron_model.events.schema import Event, encode_event
 from megatron_model.interop import gpt2
-from megatron_model.model.factory import build_model
+from megatron_model.model.factory import misfit, shapes_of
 from megatron_model.run.checkpoint import ModelState, write_start
 from megatron_model.run.folder import RunFolder
 from megatron_model.util.errors import RequestError
@@ -93,16 +92,12 @@ def import_weights(runs_dir: Path, name: str, source: Path, read: Read) -> RunFo
     """
     place = _shown(source.absolute())
     folder = RunFolder.create(runs_dir, name, read.state.config)
-    try:
+    with folder.removed_unless_written():
         folder.write_imported(place)
         write_start(folder.checkpoint_path(read.state.step), read.state)
         write_atomically(
             folder.events_path, b"".join(map(encode_event, _events(name, place, read)))
         )
-    except OSError as error:
-        shutil.rmtree(folder.path, ignore_errors=True)
-        where = safe(str(error.filename or folder.path), one_line=True)
-        raise RequestError(f"Cannot write {where}: {error.strerror}.") from None
     return folder
 
 
@@ -386,16 +381,14 @@ def _state(
         tokenizer = CharTokenizer.from_vocabulary(vocabulary)
     except ValueError as error:
         raise RequestError(f"{where}: {_reason(error)}.") from None
-    with torch.device("meta"):
-        wanted = build_model(config.model, len(vocabulary)).state_dict()
-    for name in sorted(wanted.keys() | weights.keys()):
-        pair = [tuple(one[name].shape) if name in one else "absent" for one in (weights, wanted)]
-        if pair[0] != pair[1]:
-            raise RequestError(
-                f"{where} does not fit its own description: {_short(name)} is {pair[0]}, and "
-                f"should be {pair[1]}."
-            )
-        if not bool(weights[name].isfinite().all()):
+    if found := misfit(shapes_of(weights), config.model, len(vocabulary)):
+        name, there, wanted = found
+        raise RequestError(
+            f"{where} does not fit its own description: {_short(name)} is {there}, and should be "
+            f"{wanted}."
+        )
+    for name, value in weights.items():
+        if not bool(value.isfinite().all()):
             raise RequestError(f"{where} has weights that are NaN or infinity: {name}.")
     whole = {name: value.clone().contiguous() for name, value in weights.items()}
     config = msgspec.structs.replace(config, training=TrainingConfig(steps=max(1, step)))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
+import tempfile
 from pathlib import Path
 
 from megatron_model.data.tokenizer import CharTokenizer
@@ -48,28 +47,18 @@ def export_model(
         write_model(output, state)
     elif kind == "gguf":
         _check_characters(model.tokenizer)
-        with _replacing(output) as temporary:
-            gguf_file.write_gguf(model, name, temporary)
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "model.gguf"
+            gguf_file.write_gguf(model, name, file)
+            write_atomically(output, file.read_bytes(), mode=0o666)
     else:
         _check_characters(model.tokenizer)
         _check_free(output, overwrite)
         with whole_folder(output) as folder:
             opened = huggingface.write_folder(model, name, folder)
-        os.chmod(output, 0o777 & ~_umask())
+        _publish(output)
         return "it needs trust_remote_code=True" if "trust_remote_code" in opened else ""
     return ""
-
-
-@contextlib.contextmanager
-def _replacing(output: Path) -> Iterator[Path]:
-    """Yield a temporary file beside `output` that becomes it when the block ends well."""
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_characters(tokenizer: CharTokenizer) -> None:
@@ -104,7 +93,10 @@ def _check_free(output: Path, overwrite: bool) -> None:
         raise RequestError(f"{where} exists; --overwrite replaces it.")
 
 
-def _umask() -> int:
+def _publish(folder: Path) -> None:
+    """Give a folder and its files the modes that new ones of this user have."""
     mask = os.umask(0o077)
     os.umask(mask)
-    return mask
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~mask)
+    folder.chmod(0o777 & ~mask)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from megatron_model.config.fields import ModelConfig
@@ -21,6 +23,28 @@ def build_model(config: ModelConfig, vocab_size: int) -> TransformerModel | Mode
         ff_dim=config.ff_dim,
         dropout=config.dropout,
     )
+
+
+def misfit(
+    shapes: Mapping[str, tuple[int, ...]], config: ModelConfig, vocab_size: int
+) -> tuple[str, tuple[int, ...] | str, tuple[int, ...] | str] | None:
+    """Return the first weight that is not the model's, its shape, and the one it should have.
+
+    A weight that is only on one side is "absent" on the other. None where all are the model's.
+    """
+    with torch.device("meta"):
+        weights = build_model(config, vocab_size).state_dict()
+    wanted = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in sorted(wanted.keys() | shapes.keys()):
+        pair = shapes.get(name, "absent"), wanted.get(name, "absent")
+        if pair[0] != pair[1]:
+            return name, *pair
+    return None
+
+
+def shapes_of(weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each weight."""
+    return {name: tuple(value.shape) for name, value in weights.items()}
 
 
 def empty_model(config: ModelConfig, vocab_size: int) -> TransformerModel | ModernTransformer:

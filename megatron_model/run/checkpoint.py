@@ -25,7 +25,7 @@ from megatron_model.config.fields import RunConfig, SamplingConfig, recorded_con
 from megatron_model.data.tokenizer import CharTokenizer
 from megatron_model.device import choose_device
 from megatron_model.inference.sampler import generate_stream
-from megatron_model.model.factory import build_model, empty_model
+from megatron_model.model.factory import empty_model, misfit
 from megatron_model.model.size import count_parameters
 from megatron_model.run.folder import MODEL_FILE, TRAINING_FILE
 from megatron_model.training.state import Scalars, TrainingState
@@ -333,14 +333,9 @@ def _check_header(path: Path, config: RunConfig, vocab_size: int) -> None:
             f"{where} does not fit its own configuration: it has {there:,} weights, not "
             f"{count_parameters(config.model, vocab_size):,}."
         )
-    with torch.device("meta"):
-        expected = build_model(config.model, vocab_size)
-    wanted = {name: tuple(value.shape) for name, value in expected.state_dict().items()}
-    if wanted != found:
-        name = sorted(
-            name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
-        )[0]
+    if wrong := misfit(found, config.model, vocab_size):
+        name, shape, wanted = wrong
         raise RequestError(
             f"{where} does not fit its own configuration: {safe(name, one_line=True)[:100]} is "
-            f"{found.get(name, 'missing')}, but should be {wanted.get(name, 'absent')}."
+            f"{shape}, but should be {wanted}."
         )

@@ -207,6 +207,20 @@ class RunFolder:
         if self._is_new:
             self._remove_unbegun()
 
+    @contextlib.contextmanager
+    def removed_unless_written(self) -> Iterator[None]:
+        """Remove the folder, which was just made, where the block cannot write into it.
+
+        Raises:
+            RequestError: it cannot.
+        """
+        try:
+            yield
+        except OSError as error:
+            shutil.rmtree(self.path, ignore_errors=True)
+            where = safe(str(error.filename or self.path), one_line=True)
+            raise RequestError(f"Cannot write {where}: {error.strerror}.") from None
+
     def _remove_unbegun(self) -> None:
         last = last_event(self.events_path)
         first_step = (self.read_parent() or ("", 0))[1]

@@ -67,7 +67,12 @@ def fork_run(parent: RunFolder, checkpoint: Checkpoint, name: str, config: RunCo
     for key in differences(config, parent.read_config()):
         if not forkable(key):
             raise RequestError(f"{key} is part of what the checkpoint is; a fork keeps it.")
-    check_left(config, step=checkpoint.step, seconds=spent_seconds(checkpoint))
+    check_left(
+        config,
+        step=checkpoint.step,
+        seconds=spent_seconds(checkpoint),
+        loss=checkpoint.val_loss,
+    )
     folder = RunFolder.create(parent.path.parent, name, config)
     try:
         _copy(checkpoint, folder)
@@ -91,7 +96,8 @@ def _copy(checkpoint: Checkpoint, folder: RunFolder) -> None:
         path = copy / TRAINING_FILE
         numbers = json.loads(read_bounded(path))
         # The parent's best checkpoint stays with the parent: the child beats its own beginning.
-        numbers["best_val_loss"] = numbers.get("val_loss")
+        numbers["best_val_loss"] = numbers["last_better"] = numbers.get("val_loss")
+        numbers["waited"] = 0
         numbers["run"] = folder.read_identity()
         path.write_text(json.dumps(numbers, indent=2), encoding="utf-8")
 

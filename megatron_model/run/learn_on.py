@@ -6,7 +6,6 @@ their weights, and no token of the text changes. The optimizer is fresh, its rat
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from megatron_model.data.tokenizer import CharTokenizer
 from megatron_model.run.checkpoint import LoadedModel, ModelState, copies_on_host, write_start
 from megatron_model.run.folder import CHECKPOINTS, RUN_FILE, Origin, RunFolder
 from megatron_model.util.errors import RequestError
-from megatron_model.util.text import safe
 
 RATE_FACTOR = 0.3
 """Share of the peak rates of a run from scratch; see `gentler`."""
@@ -141,13 +139,9 @@ def begin_from(folder: RunFolder, model: LoadedModel, name: str, vocabulary: str
         unused=unused,
     )
     start = ModelState(weights, CharTokenizer.from_vocabulary(both), config, 0, None)
-    try:
+    with folder.removed_unless_written():
         write_start(folder.checkpoint_path(0), start)
         folder.write_origin(origin)
-    except OSError as error:
-        shutil.rmtree(folder.path, ignore_errors=True)
-        where = safe(str(error.filename or folder.path))
-        raise RequestError(f"Cannot write {where}: {error.strerror}.") from None
 
 
 def name_of(model: Path) -> str:

@@ -20,7 +20,7 @@ from megatron_model.config.fields import DataConfig, ModelConfig, RunConfig
 from megatron_model.data.corpus import find_corpus
 from megatron_model.data.token_cache import prepare_now
 from megatron_model.data.tokenizer import CharTokenizer
-from megatron_model.model.factory import build_model, empty_model
+from megatron_model.model.factory import empty_model, misfit, shapes_of
 from megatron_model.run.checkpoint import ModelState
 from megatron_model.run.folder import FINAL_WEIGHTS_FILE, RUN_FILE
 from megatron_model.training.loss import evaluate_loss
@@ -109,15 +109,12 @@ def _shape_of(weights: dict[str, Tensor], where: str) -> ModelConfig:
     shape = ModelConfig(
         block_size=block_size, embed_dim=width, heads=1, layers=layers, ff_dim=ff_dim
     )
-    with torch.device("meta"):
-        wanted = build_model(shape, vocab_size).state_dict()
-    for name in sorted(wanted.keys() | weights.keys()):
-        pair = [tuple(one[name].shape) if name in one else "absent" for one in (weights, wanted)]
-        if pair[0] != pair[1]:
-            raise RequestError(
-                f"{where} does not hold the weights of a classic model: "
-                f"{safe(name, one_line=True)[:100]} is {pair[0]}, and should be {pair[1]}."
-            )
+    if found := misfit(shapes_of(weights), shape, vocab_size):
+        name, there, wanted = found
+        raise RequestError(
+            f"{where} does not hold the weights of a classic model: "
+            f"{safe(name, one_line=True)[:100]} is {there}, and should be {wanted}."
+        )
     for name, value in weights.items():
         if not value.is_floating_point() or not bool(value.isfinite().all()):
             raise RequestError(f"{where} has weights that are no finite numbers: {name}.")

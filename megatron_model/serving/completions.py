@@ -25,7 +25,7 @@ MOST_CHARACTERS = 100_000
 MOST_TEXTS = 64
 """Texts that one request may ask for."""
 MOST_WAITING = 32
-"""Texts that may wait for their turn; whoever comes later is told to come again."""
+"""Texts that may wait for their turn; a later one is told to come again."""
 TURN = 32
 """Characters that a text is written on before the next one has its turn."""
 

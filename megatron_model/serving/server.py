@@ -1,6 +1,6 @@
 """The server: who may ask, over HTTP, and in what form the answer goes out.
 
-Whoever can reach the port must know the token; on a loopback address the name that was asked for
+A client must know the token; on a loopback address the name that was asked for
 must be this machine's, and a page of another site is refused. So neither another user of the
 machine nor a page in the user's own browser gets anything.
 """
@@ -38,7 +38,6 @@ MOST_CONNECTIONS = 64
 SILENT_SECONDS = 30.0
 """How long a client may say nothing, or take nothing."""
 PAGE = Path(__file__).parent / "page.html"
-_LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 class RefusedError(Exception):
@@ -96,12 +95,15 @@ class Server(ThreadingHTTPServer):
         return int(self.server_address[1])
 
     @property
+    def address(self) -> str:
+        """Where it answers."""
+        host = str(self.server_address[0])
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+
+    @property
     def url(self) -> str:
         """Where the page is; the token stands where a browser sends it to nobody."""
-        host = str(self.server_address[0])
-        host = f"[{host}]" if ":" in host else host
-        token = f"#token={self.token}" if self.token else ""
-        return f"http://{host}:{self.port}/{token}"
+        return self.address + (f"#token={self.token}" if self.token else "")
 
     def server_bind(self) -> None:
         """Bind, without asking a name server for this machine's name as the class above does."""
@@ -193,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
             RefusedError: by its name or origin.
         """
         asked = self.headers.get("Host", "")
-        if self.server.local and urlsplit(f"//{asked}").hostname not in _LOCAL:
+        if self.server.local and not is_loopback(urlsplit(f"//{asked}").hostname or ""):
             raise RefusedError(403, "This machine is called localhost or 127.0.0.1 here.")
         origin = self.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != asked:

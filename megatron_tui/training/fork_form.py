@@ -81,7 +81,9 @@ def fork_config(
     if (folder.path.parent / name).exists():
         raise RequestError("A run of this name exists; choose another.")
     new = with_settings(config, {key: text for key, text in texts.items() if key != "name"})
-    check_left(new, step=checkpoint.step, seconds=spent_seconds(checkpoint))
+    check_left(
+        new, step=checkpoint.step, seconds=spent_seconds(checkpoint), loss=checkpoint.val_loss
+    )
     return name, new
 
 

@@ -6,10 +6,9 @@ import argparse
 import math
 from pathlib import Path
 
-from megatron_model.cli.asked import MODEL_HELP, PLAIN_HELP, runs_dir
+from megatron_model.cli.asked import add_model, model_asked
 from megatron_model.cli.console import say
 from megatron_model.cli.curves import add_curve_exports, export_curves
-from megatron_model.run.folder import find_model
 from megatron_model.util.errors import RequestError
 from megatron_model.util.text import safe
 
@@ -25,7 +24,7 @@ megatron-model export first --csv first.csv
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    add_model(parser, latest=False)
     parser.add_argument(
         "output",
         metavar="OUT",
@@ -42,7 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a folder that was exported before"
     )
-    parser.add_argument("--corpus", metavar="TEXT", help=f"with FILE.pt: {PLAIN_HELP}")
     add_curve_exports(parser)
 
 
@@ -59,11 +57,9 @@ def run(options: argparse.Namespace) -> int:
         raise RequestError(
             f"{output} must end in .pt or .safetensors or .gguf, or be a folder with --format hf."
         )
-    path = find_model(options.model, runs_dir(options), say=say)
+    loaded, path = model_asked(options, "cpu")
     from megatron_model.interop.weights_out import export_model
-    from megatron_model.run.checkpoint import load_model
 
-    loaded = load_model(path, device="cpu", corpus=options.corpus)
     try:
         used = export_model(loaded, path, output, kind, overwrite=options.overwrite)
     except OSError as error:

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import msgspec
 
-from megatron_model.cli.asked import MODEL_HELP, PLAIN_HELP, runs_dir
-from megatron_model.cli.console import say
+from megatron_model.cli.asked import add_model, model_asked
 from megatron_model.config.fields import SamplingConfig
 from megatron_model.config.schema import fields_of, whole_number
-from megatron_model.run.folder import find_model
 from megatron_model.util.errors import RequestError
 from megatron_model.util.text import with_line_feeds
 
@@ -26,8 +24,7 @@ megatron-model sample first --num-samples 5 --jsonl
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("--corpus", metavar="TEXT", help=f"with FILE.pt: {PLAIN_HELP}")
+    add_model(parser, latest=True)
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", help="text to go on from; - reads it from stdin")
     prompt.add_argument(
@@ -51,9 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print one JSON object a sample, with the log probability of each character",
     )
     parser.add_argument(
-        "--latest", action="store_true", help="a run's newest weights, not its best"
-    )
-    parser.add_argument(
         "--drop-unknown",
         action="store_true",
         help="leave out prompt characters the model never saw",
@@ -75,16 +69,9 @@ def run(options: argparse.Namespace) -> int:
     asked = {f.name: f.parse(getattr(options, f.name)) for f in fields_of(SamplingConfig)}
     asked["stop"] = with_line_feeds(options.stop)
     sampling = msgspec.structs.replace(SamplingConfig(), **asked)
-    path = find_model(
-        options.model,
-        runs_dir(options),
-        which="latest" if options.latest else "best",
-        say=say,
-    )
+    loaded, _ = model_asked(options)
     from megatron_model.cli.output import read_prompt, write_json_lines, write_texts
-    from megatron_model.run.checkpoint import load_model
 
-    loaded = load_model(path, corpus=options.corpus)
     prompt = read_prompt(options.prompt or "", options.prompt_file)
     if options.drop_unknown:
         prompt = loaded.tokenizer.drop_unknown(prompt)

@@ -6,10 +6,9 @@ import argparse
 import os
 import secrets
 
-from megatron_model.cli.asked import MODEL_HELP, PLAIN_HELP, runs_dir
+from megatron_model.cli.asked import add_model, model_asked
 from megatron_model.cli.console import say
 from megatron_model.config.schema import whole_number
-from megatron_model.run.folder import find_model
 from megatron_model.util.errors import RequestError
 from megatron_model.util.text import safe
 
@@ -23,7 +22,7 @@ megatron-model serve first --port 0 --latest
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    add_model(parser, latest=True)
     parser.add_argument(
         "--port", type=whole_number, default=8000, metavar="N", help="default 8000; 0: a free one"
     )
@@ -36,12 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-token",
         action="store_true",
-        help="let whoever is on this machine ask; else a token is made, or MEGATRON_TOKEN is",
+        help="answer every user of this machine; else only who knows the token, which is made, or "
+        "taken from MEGATRON_TOKEN",
     )
-    parser.add_argument(
-        "--latest", action="store_true", help="a run's newest weights, not its best"
-    )
-    parser.add_argument("--corpus", metavar="TEXT", help=f"with FILE.pt: {PLAIN_HELP}")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -51,23 +47,15 @@ def run(options: argparse.Namespace) -> int:
     token = os.environ.get(TOKEN, "") or secrets.token_urlsafe(18)
     if not token.isascii() or not token.isprintable() or " " in token:
         raise RequestError(f"{TOKEN} must be of plain characters, without blanks.")
-    path = find_model(
-        options.model,
-        runs_dir(options),
-        which="latest" if options.latest else "best",
-        say=say,
-    )
-    from megatron_model.run.checkpoint import load_model
+    model, path = model_asked(options)
     from megatron_model.run.learn_on import name_of
     from megatron_model.serving.completions import Completions
     from megatron_model.serving.server import Server
 
-    model = load_model(path, corpus=options.corpus)
     name = safe(name_of(path), one_line=True)
     token = "" if options.no_token else token
     with Server(Completions(model, name), options.host, options.port, token) as server:
-        address = f"http://{options.host}:{server.port}"
-        say(f"{name}, step {model.step:,}, answers at {address}/v1/completions until Ctrl+C")
+        say(f"{name}, step {model.step:,}, answers at {server.address}v1/completions until Ctrl+C")
         print(server.url, flush=True)
         server.serve_forever(poll_interval=0.2)
     return 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,16 @@ def test_a_folder_is_replaced_only_if_that_was_asked_and_it_is_an_export(tmp_pat
     with pytest.raises(RequestError, match="is no folder"):
         export_model(model, source, folder / "thesis.txt", "hf", overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_what_is_exported_has_the_modes_of_new_files(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        folder = exported(a_model("modern", FEW), tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o750
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o640}
 
 
 @pytest.mark.parametrize("kind", ["hf", "gguf"])

@@ -190,6 +190,9 @@ def test_pages_of_others_and_other_names_of_this_machine_are_refused(served: Ser
         ({"Host": own, "Origin": f"http://{own}"}, 200),
         ({"Host": "localhost:9000"}, 200),  # as ssh -L brings it
         ({"Host": "[::1]:9000"}, 200),
+        ({"Host": "127.0.0.9"}, 200),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": ""}, 403),
     ):
         assert ask(served, {"prompt": "a"}, **headers)[0] == status, headers
 

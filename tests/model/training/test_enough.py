@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from megatron_model.config.fields import with_settings
 from megatron_model.events.schema import Evaluated, RunFinished, StepCompleted
 from megatron_model.run.control import Control
 from megatron_model.run.folder import RunFolder
+from megatron_model.run.fork import fork_run, nearest_checkpoint
 from megatron_model.run.runner import run_training
 from megatron_model.util.errors import RequestError
 from tests.model.helpers import TEXT, history, tiny_config, train, train_and
@@ -72,6 +74,21 @@ def test_the_count_survives_a_stop_and_is_that_of_an_unbroken_run(tmp_path: Path
     train(broken)
     assert (end(broken).reason, end(broken).step) == (end(whole).reason, end(whole).step)
     assert history(broken.read_events()[0]) == history(whole.read_events()[0])
+
+
+def test_a_fork_of_a_run_that_was_enough_counts_anew(tmp_path: Path) -> None:
+    parent = a_run(tmp_path, "still", patience=2, learning_rate=0)
+    train(parent)
+    checkpoint = nearest_checkpoint(parent)
+    assert checkpoint is not None
+    assert checkpoint.step == end(parent).step == 6
+    fork = fork_run(parent, checkpoint, "fork", parent.read_config())
+    train(fork)
+    assert (end(fork).reason, end(fork).step) == ("patience", 10)
+    low = with_settings(parent.read_config(), {"training.target_loss": 50})
+    with pytest.raises(RequestError, match=r"target_loss is 50; it must be less than the \d"):
+        fork_run(parent, checkpoint, "low", low)
+    assert not (tmp_path / "runs" / "low").exists()
 
 
 def test_going_on_needs_more_patience(tmp_path: Path) -> None:
