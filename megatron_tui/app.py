@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +30,7 @@ from megatron_model.util.fallback import take_missing
 from megatron_model.util.text import safe
 from megatron_model.util.user_folders import user_folder
 from megatron_tui import messages
+from megatron_tui.services.learning_on import begun_with, learning_on
 from megatron_tui.services.preferences import Preferences
 from megatron_tui.services.run_handle import RunHandle
 from megatron_tui.services.training import running_run
@@ -372,8 +373,13 @@ class MegatronApp(App[None]):
 
     @on(messages.RunRequested)
     def _start_run(self, message: messages.RunRequested) -> None:
+        name, config, model = message.name, message.config, message.model
+        runs_dir = self.workbench.runs_dir
+        if model is not None:
+            self._prepare_and_train(lambda: begun_with(model, config, runs_dir, name))
+            return
         try:
-            self._train_new(RunFolder.create(self.workbench.runs_dir, message.name, message.config))
+            self._train_new(RunFolder.create(runs_dir, name, config))
         except RequestError as error:
             self._complain(error)
 
@@ -398,15 +404,14 @@ class MegatronApp(App[None]):
     @on(messages.LearningOnRequested)
     def _learn_on(self, message: messages.LearningOnRequested) -> None:
         runs_dir = self.workbench.runs_dir
+        self._prepare_and_train(lambda: learning_on(message.model, message.corpus, runs_dir))
+
+    def _prepare_and_train(self, make: Callable[[], RunFolder]) -> None:
+        """Make a run's folder in the background, since reading model and text takes its time."""
 
         def prepare() -> Iterator[RunFolder | RequestError]:
-            """Read the model and the text, which takes its time."""
-            from megatron_model.run.request import ask, start_from
-
             try:
-                start = start_from(str(message.model.path.absolute()), runs_dir)
-                request = ask(message.corpus, start=start)
-                yield request.create(runs_dir, request.name_in(runs_dir))
+                yield make()
             except RequestError as error:
                 yield error
 

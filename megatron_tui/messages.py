@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from textual.message import Message
 
@@ -17,10 +18,11 @@ class FallbackUsed(Message):
 
 @dataclass
 class RunRequested(Message):
-    """A new run was asked for."""
+    """A new run was asked for, which may begin with the weights of a model file."""
 
     name: str
     config: RunConfig
+    model: Path | None = None
 
 
 @dataclass

@@ -10,7 +10,7 @@ from megatron_model.cli.console import say
 from megatron_model.config.presets import ACCELERATOR_PRESET, AUTO, CPU_PRESET, PRESETS
 from megatron_model.distributed.launcher import processes_here, started_by_torchrun
 from megatron_model.run.folder import default_runs_dir, find_model
-from megatron_model.run.request import Request, Start, ask
+from megatron_model.run.request import Request, Start, ask, start_from
 from megatron_model.util.errors import RequestError
 
 if TYPE_CHECKING:
@@ -32,6 +32,17 @@ def add_configuration(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings from a file")
     add_changes(parser)
+
+
+def add_start(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that name the model a run begins with: `request` reads them."""
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="MODEL",
+        help="begin with the weights of a model, and go on from them with CORPUS: " + MODEL_HELP,
+    )
+    parser.add_argument("--from-corpus", metavar="TEXT", help=f"with --from FILE.pt: {PLAIN_HELP}")
 
 
 def add_changes(parser: argparse.ArgumentParser) -> None:
@@ -104,13 +115,22 @@ def key_and_value(item: str, where: str) -> tuple[str, str]:
     return key.strip(), value
 
 
-def request(options: argparse.Namespace, start: Start | None = None) -> Request:
+def request(options: argparse.Namespace) -> Request:
     """Return the run that is asked for, which may begin with a model."""
     return ask(
         options.corpus,
         preset=options.preset,
         file=options.config,
         changes=changes_asked(options),
-        start=start,
+        start=_start(options),
         say=say,
     )
+
+
+def _start(options: argparse.Namespace) -> Start | None:
+    """Return the model that the run is to begin with."""
+    if options.start is None:
+        if options.from_corpus:
+            raise RequestError("--from-corpus belongs to --from FILE.pt.")
+        return None
+    return start_from(options.start, runs_dir(options), corpus=options.from_corpus, say=say)

@@ -14,7 +14,7 @@ from megatron_model.run.checkpoint import (
     save_plain_weights,
     write_model,
 )
-from megatron_model.run.learn_on import name_of
+from megatron_model.run.taken_recipe import name_of
 from megatron_model.util.errors import RequestError
 from megatron_model.util.files import whole_folder, write_atomically
 from megatron_model.util.text import safe

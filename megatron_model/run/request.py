@@ -14,6 +14,13 @@ from megatron_model.config.presets import AUTO, default_preset, fitted, get_pres
 from megatron_model.data.corpus import find_corpus
 from megatron_model.planning.sizing import sized
 from megatron_model.run.folder import RunFolder, find_model, free_name
+from megatron_model.run.taken_recipe import (
+    check_shape,
+    gentler,
+    joint_vocabulary,
+    name_of,
+    recipe_of,
+)
 from megatron_model.util.errors import RequestError
 
 if TYPE_CHECKING:
@@ -42,7 +49,6 @@ def start_from(
     """
     path = find_model(model, runs_dir, say=say)
     from megatron_model.run.checkpoint import load_model
-    from megatron_model.run.learn_on import name_of
 
     return Start(load_model(path, "cpu", corpus=corpus), name_of(path))
 
@@ -55,6 +61,12 @@ class Request(NamedTuple):
     config: RunConfig
     prepared: PreparedCorpus
     start: Start | None
+
+    @property
+    def vocabulary(self) -> str:
+        """The characters that the model will know."""
+        known = self.start.model.tokenizer.vocabulary if self.start is not None else ""
+        return joint_vocabulary(self.prepared.vocabulary, known)
 
     def name_in(self, runs_dir: Path) -> str:
         """Return a name that no run there has."""
@@ -109,8 +121,6 @@ def ask(
     changes = {**(changes or {}), "data.corpus": find_corpus(corpus).location}
     config = with_settings(config, changes)
     if start is not None:
-        from megatron_model.run.learn_on import check_shape, gentler
-
         check_shape(config, start.model.config)
     data = config.data
     source = find_corpus(corpus, data.reading)
@@ -131,8 +141,6 @@ def _base(preset: str | None, file: Path | None, start: Start | None) -> tuple[s
     if preset == AUTO and file is not None:
         raise RequestError("--preset auto chooses what --config sets; leave one of them out.")
     if start is not None:
-        from megatron_model.run.learn_on import recipe_of
-
         if preset == AUTO:
             raise RequestError(
                 "The preset auto chooses a shape, and a run that begins with a model has the "

@@ -13,16 +13,17 @@ from textual.screen import Screen
 from megatron_model.config.fields import RunConfig, config_from_toml, config_to_toml
 from megatron_model.config.presets import AUTO, PRESETS
 from megatron_model.planning.preflight import preflight
-from megatron_model.run.folder import RunFolder, list_runs
+from megatron_model.run.folder import RunFolder, find_model, list_runs
 from megatron_model.util.errors import RequestError
 from megatron_model.util.files import write_atomically
+from megatron_model.util.text import safe
 from megatron_model.util.user_folders import expanded
 from megatron_tui.setup.device_lookup import DeviceLookup
 from megatron_tui.setup.device_pick import device_changes, device_entries, device_pick
 from megatron_tui.setup.plan import SetupPlan
 from megatron_tui.ui import formatting
 from megatron_tui.ui.dialogs import Confirm
-from megatron_tui.ui.draft import SetupDraft
+from megatron_tui.ui.draft import Beginning, SetupDraft
 from megatron_tui.ui.notice import Say
 from megatron_tui.ui.pick import AskPath, Entry, Pick, RunPick
 
@@ -147,6 +148,30 @@ class SetupDialogs:
 
         self._ask(pick, take)
 
+    def ask_weights(self, runs: list[RunFolder]) -> None:
+        """Choose the run whose weights the new one begins with."""
+        if not runs:
+            self._say("No run has weights yet; the first one begins without.")
+            return
+
+        def take(answer: str) -> None:
+            folder = next(folder for folder in runs if folder.name == answer)
+            try:
+                # The file's name alone: its tensors are read when the run starts.
+                path = find_model(str(folder.path.absolute()), folder.path.parent)
+                self._plan.begin_with(Beginning(folder.name, path, folder.read_config()))
+            except RequestError as error:
+                self._say(str(error), error=True)
+                return
+            self._changed()
+            name = safe(folder.name, one_line=True)
+            self._say(f"Begins with the weights of {name}, with a third of its rates; u undoes it")
+
+        present = self._plan.draft.start
+        chosen = present.name if present is not None else ""
+        title = "Begin with the weights of which run?"
+        self._ask(Pick(title, run_entries(runs), chosen, verb="Begin with them"), take)
+
     def confirm_start(self, problems: list[str], start: Callable[[], object]) -> None:
         """Start although something stands in the way, if the person says so."""
         question = Confirm(
@@ -195,8 +220,13 @@ def preset_pick(plan: SetupPlan) -> Pick:
 
 def run_pick(runs_dir: Path) -> RunPick:
     """Return the list of recorded runs, newest first."""
+    return RunPick("Start from the settings of which run?", run_entries(list_runs(runs_dir)))
+
+
+def run_entries(runs: list[RunFolder]) -> list[Entry]:
+    """Return what there is to tell of the first of some runs."""
     entries = []
-    for folder in list_runs(runs_dir)[:MOST_RUNS]:
+    for folder in runs[:MOST_RUNS]:
         with contextlib.suppress(RequestError, OSError):
             state = folder.state()
             known = state.best_val_loss is not None
@@ -205,7 +235,7 @@ def run_pick(runs_dir: Path) -> RunPick:
             step = formatting.exact(state.step)
             detail = f"{folder.status(state):<11} step {step:>7}  {best:<11} {corpus}"
             entries.append(Entry(folder.name, formatting.shortened(folder.name, 28), detail))
-    return RunPick("Start from the settings of which run?", entries)
+    return entries
 
 
 def save_dialog(plan: SetupPlan, name: str) -> AskPath:

@@ -49,6 +49,7 @@ SETUP_KEYS: list[BindingType] = [
     _key("load", "L,ctrl+l", "load", "Load", "Load settings from TOML", shown=False),
     _key("encoding", "e", "encoding", "Encoding", "Choose the encoding of the text", shown=False),
     _key("from_run", "f", "from_run", "From run", "Take a run's settings, or resume", shown=False),
+    _key("weights", "W", "weights", "Weights", "Begin with the weights of a run", shown=False),
     _key("batch", "M", "measure_batches", "Batch", "Take the fastest batch size", shown=False),
     _key("name", "n", "name", "Name", "Name the run", shown=False),
 ]

@@ -24,11 +24,13 @@ from megatron_model.planning.multi_device import (
 )
 from megatron_model.planning.preflight import VOCABULARY_GUESS, Preflight, preflight
 from megatron_model.run.folder import check_run_name, free_name
+from megatron_model.run.taken_recipe import check_shape
+from megatron_model.util.errors import RequestError
 from megatron_tui.services.past_speed import Pace, shape_of
 from megatron_tui.setup.corpus_facts import CorpusFacts
 from megatron_tui.setup.draft_history import DraftHistory
 from megatron_tui.setup.train_command import absolute_corpus, train_command
-from megatron_tui.ui.draft import Checked, SetupDraft
+from megatron_tui.ui.draft import Beginning, Checked, SetupDraft
 
 UNREADABLE = "The corpus cannot be read; the reason is given above."
 
@@ -94,6 +96,11 @@ class SetupPlan:
         """Take the settings of a file or a run, as differences from the present preset."""
         self.preset_chosen = True
         self.change(self.draft.with_config(config))
+
+    def begin_with(self, start: Beginning) -> None:
+        """Go on from a model's weights, by its recipe; one step back undoes it."""
+        self.preset_chosen = True
+        self.change(self.draft.with_start(start))
 
     def undo(self) -> bool:
         """Go one step back."""
@@ -211,12 +218,19 @@ class SetupPlan:
         """What stands in the way of starting, corpus and device included."""
         error = self.device_errors.get(self.device_name, "")
         found = [UNREADABLE] if self.facts.error else []
+        if self.draft.start is not None:
+            try:
+                check_shape(self.checked.config, self.draft.start.config)
+            except RequestError as refusal:
+                found.append(str(refusal))
         return found + ([error] if error else []) + self.cost.problems
 
     def default_name(self) -> str:
         """Return a free name made of corpus and preset."""
         stem = self.facts.name or self.facts.spec.removeprefix("builtin:")
-        return free_name(self.runs_dir, Path(stem).stem, f"-{self.draft.preset}")
+        start = self.draft.start
+        kind = self.draft.preset if start is None else f"from-{start.name}"
+        return free_name(self.runs_dir, Path(stem).stem, f"-{kind}")
 
     def name_error(self, name: str) -> str:
         """Return why no run can have this name, or nothing; existing runs are not overwritten."""

@@ -10,7 +10,6 @@ from textual.content import Content
 from textual.widgets import Button, Input
 
 from megatron_model.config.presets import AUTO, PRESETS
-from megatron_model.planning.sizing import Sizing
 from megatron_model.util.text import safe
 from megatron_tui.ui.choice import Choice
 from megatron_tui.ui.panel import Label, Panel
@@ -49,11 +48,13 @@ class RunPanel(Panel):
         """What is typed."""
         return self.query_one("#name", Input).value.strip()
 
-    def show(self, preset: str, sizing: Sizing | None, command: str, name_error: str) -> None:
-        """Show the preset, why it is as it is, and the command or what is wrong with the name."""
+    def show(self, preset: str, about: str, command: str, name_error: str) -> None:
+        """Show the preset, why it is as it is, and the command or what is wrong with the name.
+
+        `about` takes the place of the preset's description, unless it is empty.
+        """
         self.query_one("#preset", Choice).value = preset
-        about = PRESETS[preset].description if sizing is None else f"{sizing.short}: see P"
-        self.query_one(".description", Label).show(about)
+        self.query_one(".description", Label).show(about or PRESETS[preset].description)
         line = self.query_one(".command", Label)
         if name_error:
             line.show(Content.styled(f"✗ {safe(name_error, one_line=True)}", "$error"))

@@ -23,6 +23,7 @@ from megatron_model.data.corpus import BUILTIN_CORPORA
 from megatron_model.run.folder import list_runs
 from megatron_model.util.text import safe
 from megatron_tui.messages import FallbackUsed, ResumeRequested, RunRequested
+from megatron_tui.services.model_choice import list_writing_runs
 from megatron_tui.services.past_speed import read_paces
 from megatron_tui.services.workbench import Workbench
 from megatron_tui.setup import recent_corpora
@@ -208,10 +209,16 @@ class SetupScreen(WorkbenchScreen):
         name = panel.run_name
         panel.show(
             self.draft.preset,
-            self.draft.sizing,
+            self._about_preset(),
             for_screen(self.plan.command(name)),
             self.plan.name_error(name),
         )
+
+    def _about_preset(self) -> str:
+        draft = self.draft
+        if draft.start is not None:
+            return f"begins with the weights of {safe(draft.start.name, one_line=True)}: see W"
+        return f"{draft.sizing.short}: see P" if draft.sizing is not None else ""
 
     def _show_cost(self) -> None:
         device = self.plan.device
@@ -277,10 +284,14 @@ class SetupScreen(WorkbenchScreen):
             self._start_asked = True
             self.show_plan()
         elif problems := self.plan.problems:
-            request = RunRequested(name, self.plan.config)
+            request = self._request(name)
             self.dialogs.confirm_start(problems, lambda: self._start(request))
         else:
-            self._start(RunRequested(name, self.plan.config))
+            self._start(self._request(name))
+
+    def _request(self, name: str) -> RunRequested:
+        start = self.draft.start
+        return RunRequested(name, self.plan.config, start.path if start is not None else None)
 
     def _start(self, request: RunRequested) -> None:
         recent_corpora.remember(self.workbench.preferences, request.config.data.corpus)
@@ -333,6 +344,11 @@ class SetupScreen(WorkbenchScreen):
         self.dialogs.ask_run(
             self.workbench.runs_dir, lambda folder: self.post_message(ResumeRequested(folder))
         )
+
+    def action_weights(self) -> None:
+        """Begin with the weights of a recorded run."""
+        workbench = self.workbench
+        self.dialogs.ask_weights(list_writing_runs(workbench.training, workbench.runs_dir))
 
     def action_find(self) -> None:
         """Find a setting."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from megatron_model.data.corpus import BUILTIN_PREFIX
 from megatron_model.run.folder import default_runs_dir
+from megatron_model.run.taken_recipe import MADE_GENTLER
 from megatron_model.util.errors import RequestError
 from megatron_tui.ui.draft import SetupDraft, form_fields
 
@@ -24,10 +25,14 @@ def absolute_corpus(spec: str) -> str:
 def train_command(draft: SetupDraft, *, corpus: str, name: str, runs_dir: Path) -> list[str]:
     """Return the words of the command for a draft: its preset, and what was typed over it."""
     words = ["megatron-model", "train", absolute_corpus(corpus) or "CORPUS"]
+    if draft.start is not None:
+        words += ["--from", str(draft.start.path.absolute())]
     words += ["--preset", draft.preset]
+    # The command line would make these gentler; what is on the screen is what is meant.
+    meant = [f"training.{name}" for name in MADE_GENTLER] if draft.start is not None else []
     for key in form_fields():
-        if key in draft.edits:
-            words += ["--set", f"{key}={draft.edits[key]}"]
+        if key in draft.edits or key in meant:
+            words += ["--set", f"{key}={draft.text(key)}"]
     words += ["--name", name]
     if runs_dir.absolute() != _default_runs_dir():
         words += ["--runs-dir", str(runs_dir.absolute())]

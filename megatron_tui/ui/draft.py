@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from megatron_model.config.fields import RunConfig, all_fields, get_setting, with_settings
@@ -13,6 +14,7 @@ from megatron_model.config.presets import AUTO, PRESETS, fitted
 from megatron_model.config.schema import Field
 from megatron_model.device import DeviceInfo
 from megatron_model.planning.sizing import Sizing, sized
+from megatron_model.run.taken_recipe import gentler, recipe_of
 from megatron_model.util.errors import RequestError
 
 NOT_IN_FORM = ("data.corpus",)
@@ -46,6 +48,17 @@ class Checked:
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """The model whose weights a run begins with."""
+
+    name: str
+    """Of its run."""
+    path: Path
+    """Its file."""
+    config: RunConfig
+
+
+@dataclass(frozen=True)
 class SetupDraft:
     """A preset and the texts typed over its values; every change is a new draft.
 
@@ -59,11 +72,13 @@ class SetupDraft:
     """Of the corpus in characters; 0 while it is not known, and nothing is fitted."""
     machine: DeviceInfo | None = None
     """What it is trained on, for the preset that is chosen for it."""
+    start: Beginning | None = None
+    """What the run begins with; None: with random weights."""
 
     def with_preset(self, preset: str) -> SetupDraft:
         """Return the draft on another preset; what was typed gives way to it, but for the data."""
         kept = {key: text for key, text in self.edits.items() if key.startswith("data.")}
-        return replace(self, preset=preset, edits=kept)
+        return replace(self, preset=preset, edits=kept, start=None)
 
     def with_text(self, key: str, text: str) -> SetupDraft:
         """Return the draft with one field typed over."""
@@ -89,7 +104,7 @@ class SetupDraft:
 
     def with_config(self, config: RunConfig) -> SetupDraft:
         """Return the draft that amounts to `config`, kept as what differs from the preset."""
-        draft = self.without_edits()
+        draft = replace(self.without_edits(), start=None)
         # An edit may change what others are fitted to: done when nothing is left to say.
         for _ in range(len(form_fields())):
             present = draft.check().config
@@ -99,6 +114,14 @@ class SetupDraft:
                 break
             draft = replace(draft, edits={**draft.edits, **wrong})
         return draft
+
+    def with_start(self, start: Beginning) -> SetupDraft:
+        """Return the draft of a run that goes on from a model, by the model's own recipe."""
+        taken = gentler(recipe_of(start.config))
+        data = {key: text for key, text in self.edits.items() if key.startswith("data.")}
+        draft = self.with_config(taken)
+        edits = {key: text for key, text in draft.edits.items() if not key.startswith("data.")}
+        return replace(draft, edits=edits | data, start=start)
 
     def text(self, key: str) -> str:
         """Return what the field shows."""

@@ -7,7 +7,7 @@ import json
 
 import msgspec
 
-from megatron_model.cli.asked import CORPUS_HELP, add_configuration, request
+from megatron_model.cli.asked import CORPUS_HELP, add_configuration, add_start, request
 from megatron_model.cli.console import say
 from megatron_model.device import DeviceInfo
 from megatron_model.planning.device_cost import lines_of, parse_amount
@@ -22,6 +22,7 @@ megatron-model preflight shakespeare.txt --preset large --devices 8 --device-mem
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("corpus", metavar="CORPUS", help=CORPUS_HELP)
+    add_start(parser)
     add_configuration(parser)
     parser.add_argument("--devices", metavar="N", help="for a run on N devices")
     parser.add_argument(
@@ -52,10 +53,10 @@ def run(options: argparse.Namespace) -> int:
     result = work_out(
         config,
         characters=prepared.characters,
-        vocabulary_size=len(prepared.vocabulary),
+        vocabulary_size=len(asked.vocabulary),
         device=about,
     )
-    count, vocabulary = config.training.devices, len(prepared.vocabulary)
+    count, vocabulary = config.training.devices, len(asked.vocabulary)
     costs = costs_of_each(config, vocabulary, about, bandwidth) if count > 1 else []
     if options.json:
         print(json.dumps({**msgspec.to_builtins(result), "devices": msgspec.to_builtins(costs)}))

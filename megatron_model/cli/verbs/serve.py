@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     if not token.isascii() or not token.isprintable() or " " in token:
         raise RequestError(f"{TOKEN} must be of plain characters, without blanks.")
     model, path = model_asked(options)
-    from megatron_model.run.learn_on import name_of
+    from megatron_model.run.taken_recipe import name_of
     from megatron_model.serving.completions import Completions
     from megatron_model.serving.server import Server
 

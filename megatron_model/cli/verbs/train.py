@@ -10,9 +10,8 @@ from pathlib import Path
 
 from megatron_model.cli.asked import (
     CORPUS_HELP,
-    MODEL_HELP,
-    PLAIN_HELP,
     add_configuration,
+    add_start,
     changes_asked,
     request,
     runs_dir,
@@ -24,7 +23,6 @@ from megatron_model.data.corpus import find_corpus
 from megatron_model.distributed.launcher import launch, started_by_torchrun
 from megatron_model.planning.compile_choice import begin_compiling
 from megatron_model.run.folder import RunFolder, find_run, list_runs
-from megatron_model.run.request import Start, start_from
 from megatron_model.util.errors import RequestError
 
 EXAMPLES = """\
@@ -48,13 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --resume: have the process that trains the run hand it over, then train it here",
     )
-    parser.add_argument(
-        "--from",
-        dest="start",
-        metavar="MODEL",
-        help="begin with the weights of a model, and go on from them with CORPUS: " + MODEL_HELP,
-    )
-    parser.add_argument("--from-corpus", metavar="TEXT", help=f"with --from FILE.pt: {PLAIN_HELP}")
+    add_start(parser)
     add_configuration(parser)
     parser.add_argument("--name", help="name of the run (default: corpus and preset)")
     parser.add_argument(
@@ -122,7 +114,7 @@ def _run_of(options: argparse.Namespace) -> tuple[RunFolder, RunConfig | None]:
             changes["data.corpus"] = find_corpus(str(changes["data.corpus"])).location
         return folder, with_settings(folder.read_config(), changes) if changes else None
     if options.corpus:
-        asked = request(options, _start(options))
+        asked = request(options)
         if _attempt() > 0 and (begun := _begun(kept, asked.config, options.name)) is not None:
             return begun, None
         name = asked.name_in(kept) if options.name is None else options.name
@@ -131,15 +123,6 @@ def _run_of(options: argparse.Namespace) -> tuple[RunFolder, RunConfig | None]:
     raise RequestError(
         f"train needs a CORPUS (a text file, a folder, builtin:NAME) or --resume RUN.{hint}"
     )
-
-
-def _start(options: argparse.Namespace) -> Start | None:
-    """Return the model that the run is to begin with."""
-    if options.start is None:
-        if options.from_corpus:
-            raise RequestError("--from-corpus belongs to --from FILE.pt.")
-        return None
-    return start_from(options.start, runs_dir(options), corpus=options.from_corpus, say=say)
 
 
 def _attempt() -> int:

@@ -29,7 +29,7 @@ from megatron_model.events.schema import (
     encode_event,
 )
 from megatron_model.run.checkpoint import load_model, load_weights
-from megatron_model.run.folder import MODEL_FILE, RunFolder
+from megatron_model.run.folder import MODEL_FILE, RunFolder, find_model
 from tests.model.helpers import tiny_config, train
 
 
@@ -690,7 +690,7 @@ def test_evaluate_finds_a_moved_text_as_it_says(run: Run, tiny: Path, tmp_path: 
 
 
 def test_a_run_goes_on_from_another_ones_weights(
-    run: Run, run_copy: RunFolder, tmp_path: Path
+    run: Run, run_copy: RunFolder, runs_dir: Path, tmp_path: Path
 ) -> None:
     text = tmp_path / "more.txt"
     text.write_text("Sea and sky, sea and sky; ¿when?\n" * 40, encoding="utf-8")
@@ -704,6 +704,9 @@ def test_a_run_goes_on_from_another_ones_weights(
     assert (run_copy.path.parent / f"more-from-{run_copy.name}").is_dir()
 
     before = contents(run_copy.path.parent)
+    plan = run("preflight", text, "--from", run_copy.name, "--json")
+    made = load_model(find_model(f"more-from-{run_copy.name}", runs_dir), "cpu").model
+    assert json.loads(plan.out)["parameters"] == sum(value.numel() for value in made.parameters())
     assert_refused(
         run("train", text, "--from", run_copy.name, "--set", "model.layers=5"),
         "model.layers is 2 in the model",

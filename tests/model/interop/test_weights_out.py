@@ -220,3 +220,20 @@ def as_llama_reads(word: str) -> bytes:
         else:
             out, rest = out + rest[0].encode(), rest[1:]
     return out
+
+
+@pytest.mark.slow
+def test_llama_cpp_reads_and_computes_the_same(tmp_path: Path) -> None:
+    """It approximates GELU for GPT-2, hence the tolerance."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    model = a_model("classic", "'\\\"\n\r\té中😀abc ", embed_dim=24)
+    path = exported(model, tmp_path / "out.gguf", "gguf")
+    llama = llama_cpp.Llama(str(path), n_ctx=32, logits_all=True, verbose=False, n_threads=1)
+    text = model.tokenizer.vocabulary[:20]
+    tokens = llama.tokenize(text.encode(), add_bos=False, special=False)
+    assert tokens == list(model.tokenizer.encode(text))
+    assert llama.detokenize(tokens).decode() == text
+    llama.eval(tokens)
+    with torch.no_grad():
+        wanted = model.model(torch.tensor([tokens]))[0]
+    assert torch.allclose(torch.from_numpy(llama.scores[: len(tokens)]), wanted, atol=5e-3)

@@ -23,8 +23,9 @@ from megatron_model.planning.compile_choice import STEP_LIBRARY
 from megatron_model.run import fork
 from megatron_model.run.checkpoint import LoadedModel, load_model
 from megatron_model.run.folder import MODEL_FILE, RunFolder, find_model
-from megatron_model.run.learn_on import RATE_FACTOR, gentler, name_of, recipe_of, widened
+from megatron_model.run.learn_on import widened
 from megatron_model.run.request import Start, ask
+from megatron_model.run.taken_recipe import RATE_FACTOR, gentler, name_of, recipe_of
 from megatron_model.training.nonfinite import BAD_STEPS
 from megatron_model.util.errors import RequestError
 from tests.model.helpers import ARCHITECTURES, history, tiny_config, train, train_and

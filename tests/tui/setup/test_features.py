@@ -20,6 +20,7 @@ from megatron_model.planning.measurement import Measurement
 from megatron_model.run.folder import RunFolder
 from megatron_model.training.probe import Progress
 from megatron_tui.app import MegatronApp
+from megatron_tui.app import make_app as megatron_app
 from megatron_tui.setup.corpus_picker import CorpusPicker
 from megatron_tui.setup.file_browser import FileBrowser
 from megatron_tui.setup.preflight_card import PreflightCard
@@ -621,3 +622,68 @@ async def test_what_was_found_stays_in_view(runs_dir: Path, tale: str) -> None:
         await pilot.resize_terminal(120, 40)
         await pilot.resize_terminal(80, 24)
         await until(in_view)
+
+
+async def test_a_run_begins_with_the_weights_of_another(
+    runs_dir: Path, run_copy: RunFolder, tmp_path: Path
+) -> None:
+    """W takes shape and recipe over, u gives them back; screen and command ask for the same run."""
+    text = tmp_path / "other.txt"
+    text.write_text("The sea went over the king, and the wolf slept under a tree.\n" * 80)
+    old = run_copy.read_config()
+    app = megatron_app(runs_dir, str(text))
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        edits = screen.draft.edits
+        await pilot.press("W")
+        assert isinstance(app.screen, Pick)
+        await pilot.press("enter")
+        assert screen.plan.checked.config.model == old.model
+        peak = old.training.learning_rate
+        assert screen.plan.checked.config.training.learning_rate == pytest.approx(0.3 * peak)
+        about = str(screen.query_one(".description", Label).render())
+        assert f"begins with the weights of {run_copy.name}" in about
+        await pilot.press("u")
+        assert screen.draft.start is None
+        assert screen.draft.edits == edits
+        await pilot.press("U")
+        assert screen.draft.start is not None
+        screen.plan.change(screen.draft.with_values({"training.steps": 2}))
+        screen.show_plan()
+        command, wanted = screen.plan.command("by-command"), screen.plan.config
+        await pilot.press("R")
+        training = app.workbench.training
+        await until(lambda: training.shown is not None, 60)
+        await until(lambda: training.training is None, 60)
+        run = training.shown
+        assert run is not None and run.problem is None
+    begun = RunFolder.open(runs_dir / f"other-from-{run_copy.name}")
+    origin = begun.read_origin()
+    assert origin is not None and origin.model == run_copy.name
+    assert begun.state().step == 2
+    assert begun.read_config() == wanted
+    words = [sys.executable, "-m", "megatron_model", *command[1:]]
+    subprocess.run(words, check=True, capture_output=True, timeout=120)
+    assert RunFolder.open(runs_dir / "by-command").read_config() == wanted
+
+
+async def test_another_shape_than_that_of_the_weights_is_refused_before_the_start(
+    runs_dir: Path, run_copy: RunFolder
+) -> None:
+    app = megatron_app(runs_dir, "builtin:python-reference")
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        await pilot.press("W", "enter")
+        assert screen.draft.start is not None
+        assert not any("model.layers" in problem for problem in screen.plan.problems)
+        screen.plan.change(screen.draft.with_text("model.layers", "7"))
+        assert any("model.layers is 2 in the model" in one for one in screen.plan.problems)
+
+
+async def test_without_a_run_there_are_no_weights_to_begin_with(runs_dir: Path) -> None:
+    app = make_app(make_workbench(runs_dir), corpus="builtin:python-reference")
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        await pilot.press("W")
+        assert app.screen is screen
+        assert screen.draft.start is None
