@@ -257,7 +257,7 @@ class Keeper:
             try:
                 self._children[entry.id] = start_python(
                     "megatron_model",
-                    *self._command(entry),
+                    *self.command(entry),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -269,7 +269,7 @@ class Keeper:
             reason = getattr(error, "strerror", None) or str(error)
             self._end(entry, "failed", f"Its trainer cannot be started: {reason}.")
 
-    def _command(self, entry: QueueEntry) -> list[str]:
+    def command(self, entry: QueueEntry) -> list[str]:
         """Return what the trainer is asked, every setting in words."""
         words = ["train", f"--runs-dir={self._queue.runs_dir}"]
         folder = self._folder(entry)
