@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 from rich.text import Text as RichText
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import DataTable
@@ -27,7 +28,7 @@ REFRESH_SECONDS = 2.0
 SIGNS = {"running": "●", "waiting": "○", "held": "‖", "failed": "✗", "damaged": "?"}
 """How each state looks that is shown; what is done is among the runs."""
 
-COLUMNS = (("queue", 24), ("state", 9), ("begins", 9), ("ends", 9), ("", 0))
+COLUMNS = (("run", 24), ("state", 9), ("begins", 9), ("ends", 9), ("", 0))
 """Titles and widths; the last one takes the rest."""
 
 
@@ -158,6 +159,8 @@ class QueuePanel(Panel):
         self._workbench = workbench
         self._reading = False
         self._again = False
+        self._problem = ""
+        """Why the queue cannot be read, if that is so."""
         self.table = QueueTable(Queue(workbench.runs_dir), self._act)
 
     def compose(self) -> ComposeResult:
@@ -195,10 +198,17 @@ class QueuePanel(Panel):
         rows = [] if isinstance(found, RequestError) else found
         shown = [row for row in rows if row.entry.state in SIGNS]
         self.set_class(bool(shown) or problem, "-some")
-        self.set_subtitle(str(found) if problem else "")
+        self._problem = str(found) if isinstance(found, RequestError) else ""
         waiting = sum(row.entry.waits for row in shown)
         self.set_title(f"queue: {waiting} waiting" if waiting else "queue")
         self.table.show(shown, time.time())
+        self._say_problem()
+
+    @on(DataTable.RowHighlighted)
+    def _say_problem(self) -> None:
+        """Say at the lower edge what is wrong with the entry under the cursor, or with all."""
+        chosen = self.table.chosen
+        self.set_subtitle(self._problem or ("" if chosen is None else chosen.entry.problem))
 
     def _done(self) -> None:
         self._reading = False

@@ -128,6 +128,7 @@ async def test_the_queue_leaves_room_for_the_runs(
     copy_recorded(queue.runs_dir)
     for number in range(30):
         queue.add(config, name=f"night-{number}")
+    queue.change(1, lambda each: structs.replace(each, state="failed", problem="Why not? " * 20))
     app = make_app(make_workbench(queue.runs_dir))
     async with app.run_test(size=size) as pilot:
         panel = await panel_of(app)
@@ -135,7 +136,10 @@ async def test_the_queue_leaves_room_for_the_runs(
         await pilot.pause()
         assert panel.size.height <= 8
         assert app.screen.query_one("RunsTable").size.height >= 4
-        assert app.screen.query_one(QueueTable).max_scroll_x == 0
+        assert not app.screen.query_one(QueueTable).show_horizontal_scrollbar
+        assert panel.table.chosen is not None
+        assert panel.table.chosen.entry.id == 1
+        assert str(panel.border_subtitle).startswith("Why not? ")
 
 
 def test_when_each_begins_and_ends(queue: Queue, config: RunConfig) -> None:
