@@ -229,6 +229,8 @@ class Keeper:
                 name = safe(self._in_the_way.name, one_line=True)
                 self._tell(f"waiting: {name} trains on {', '.join(sorted(devices))}")
                 return
+            # What it says of an earlier attempt must not be taken for this one's.
+            self._queue.log(entry.id).unlink(missing_ok=True)
             begun = self._change(entry, self._marked, state="waiting")
             if begun is not None:
                 self._say(f"entry {begun.id}: {begun.run} begins")
@@ -236,15 +238,21 @@ class Keeper:
         finally:
             let_go(taken)  # the trainer holds them now
 
-    def _marked(self, entry: QueueEntry) -> QueueEntry:
-        """Return an entry that is to be begun, with its run's name: before anything is started."""
+    def _marked(self, entry: QueueEntry) -> QueueEntry | None:
+        """Return an entry that is to be begun, with its run's name: before anything is started.
+
+        None while the folder of that name is about to be made for another entry.
+        """
         folder = self._folder(entry)
         own = self._is_own(entry, folder)
+        name = entry.run if own else free_name(self._queue.runs_dir, entry.name)
+        if any(each.state == "running" and each.run == name for each in self._queue.entries()):
+            return None
         return structs.replace(
             entry,
             state="running",
             problem="",
-            run=entry.run if own else free_name(self._queue.runs_dir, entry.name),
+            run=name,
             identity=entry.identity if own else "",
             log_size=_size(folder) if own else 0,
             boot=lock.boot_id(),
@@ -294,7 +302,7 @@ class Keeper:
         self._change(entry, partial(structs.replace, state=state, problem=problem))
 
     def _change(
-        self, entry: QueueEntry, new: Callable[[QueueEntry], QueueEntry], state: str = ""
+        self, entry: QueueEntry, new: Callable[[QueueEntry], QueueEntry | None], state: str = ""
     ) -> QueueEntry | None:
         """Write an entry anew, unless somebody turned it into something else meanwhile."""
         wanted = state or entry.state

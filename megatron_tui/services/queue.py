@@ -127,6 +127,21 @@ def enqueued(runs_dir: Path, name: str, config: RunConfig) -> str:
     return f"{name} is in the queue: {outlook}{ends}."
 
 
+def revived(runs_dir: Path) -> str:
+    """Have a keeper at work where one is needed and none is, and say so; or why it cannot be.
+
+    The machine was restarted, say. Empty where there is nothing to tell.
+    """
+    queue = Queue(runs_dir)
+    try:
+        left = sum(entry.state in ACTIVE for entry in queue.entries())
+        if not left or start_keeper(queue) is None:
+            return ""
+    except RequestError as error:
+        return str(error)
+    return f"The queue goes on: {plural(left, 'run')} to train."
+
+
 def moment(when: float | None, now: float) -> str:
     """Return a time to come as a clock shows it, with the day where it is not within one."""
     if when is None:

@@ -21,6 +21,7 @@ from megatron_model.run import lock
 from megatron_model.run.about import read_about
 from megatron_model.run.command_folder import CommandFolder
 from megatron_model.run.folder import LOCK_FILE, RunFolder
+from megatron_tui.services.queue import revived
 from tests.survival.processes import reports, wait_for
 
 pytestmark = pytest.mark.slow
@@ -137,7 +138,10 @@ def test_a_trainer_and_the_keeper_are_killed_at_once_as_by_a_power_cut(
     os.kill(trainer.pid, signal.SIGKILL)
     keeper.wait()
     wait_for(lambda: not first.is_active(), "the trainer to be gone")
-    start(queue).wait(120)
+    assert revived(queue.runs_dir) == "The queue goes on: 1 run to train."
+    wait_for(lambda: queue.kept, "the workbench to have started a keeper")
+    assert revived(queue.runs_dir) == "", "there is one now"
+    wait_for(lambda: not queue.kept, "the end of the queue")
     entry = queue.entry(1)
     assert entry.run == "first"
     if choice == "mark":

@@ -228,6 +228,18 @@ def test_nothing_is_begun_while_somebody_trains_on_the_device(
     assert queue.entry(1).state == "waiting"
 
 
+def test_two_entries_never_begin_under_one_name(queue: Queue, config: RunConfig) -> None:
+    """On two devices both can be about to make their folders."""
+    for device in ("cpu", "cuda"):
+        queue.add(with_settings(config, {"training.device": device}), name="same")
+    queue.change(2, lambda each: structs.replace(each, state="running", run="same"))
+    taken = DeviceLocks(queue.path).take(["cuda:0"])  # by the trainer of the second
+    assert taken is not None
+    Keeper(queue, print).look()
+    let_go(taken)
+    assert [entry.state for entry in queue.entries()] == ["running", "waiting"]
+
+
 def conclude(queue: Queue, entry: QueueEntry, said: list[str]) -> QueueEntry:
     """Let a keeper find an entry that runs, and whose trainer is gone."""
     with queue.locked():
