@@ -32,6 +32,7 @@ from megatron_model.util.user_folders import user_folder
 from megatron_tui import messages
 from megatron_tui.services.learning_on import begun_with, learning_on
 from megatron_tui.services.preferences import Preferences
+from megatron_tui.services.queue import revived
 from megatron_tui.services.run_handle import RunHandle
 from megatron_tui.services.training import running_run
 from megatron_tui.services.workbench import Workbench
@@ -46,6 +47,7 @@ from megatron_tui.terminal.signals import TerminalSignals
 from megatron_tui.textual_patches.driver import write_to_terminal
 from megatron_tui.ui import theme
 from megatron_tui.ui.background import background_of
+from megatron_tui.ui.notice import notify
 
 LOOK_SECONDS = 2.0
 """How long the first screen waits for the runs folder to say whether a run is in training."""
@@ -191,6 +193,12 @@ class MegatronApp(App[None]):
         self.call_after_refresh(
             self.workbench.torch_loader.load, lambda: self.post_message(messages.TorchLoaded())
         )
+        runs_dir = self.workbench.runs_dir
+        background_of(self)(lambda: [revived(runs_dir)], self._say_of_queue, group="queue")
+
+    def _say_of_queue(self, text: str) -> None:
+        if text and self.screen_stack:
+            notify(self.screen, text)
 
     async def _find_running(self) -> None:
         """Put the run on show that trains on from an earlier session, unless another was asked for.

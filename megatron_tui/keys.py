@@ -56,6 +56,7 @@ PLACES = {
     "samples": "Several texts",
     "asktext": "Pasting a text",
     "runs": "Runs",
+    "queue": "Queue",
     "dialog": "Questions",
     "stop": "Questions",
     "help": "Help",

@@ -30,6 +30,7 @@ EXIT_FAILED = 1
 
 VERBS = {
     "train": "train a model, or resume a run",
+    "queue": "have runs trained one after the other",
     "sample": "write text with a model",
     "evaluate": "loss over the validation split",
     "preflight": "what a run will cost",

@@ -49,7 +49,7 @@ def write_about(folder: RunFolder, about: About) -> None:
     """
     import tomlkit
 
-    _check(about)
+    check_about(about)
     path = folder.path / ABOUT_FILE
     document = tomlkit.document()
     if path.exists():
@@ -64,7 +64,8 @@ def write_about(folder: RunFolder, about: About) -> None:
         raise RequestError(f"Cannot write {where}: {error.strerror}.") from None
 
 
-def _check(about: About) -> None:
+def check_about(about: About) -> None:
+    """Raise `RequestError` where a note or a tag cannot be one."""
     if len(about.note) > LONGEST_NOTE:
         raise RequestError(f"The note is longer than {LONGEST_NOTE:,} characters; shorten it.")
     try:

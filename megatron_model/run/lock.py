@@ -47,7 +47,7 @@ class Holder(Struct, frozen=True):
         A container has a name of its own, but not a kernel: one that was restarted is no other
         machine, and the kernel's lock says whether the one before it is gone.
         """
-        return self.host != socket.gethostname() and not (self.boot and self.boot == _boot())
+        return self.host != socket.gethostname() and not (self.boot and self.boot == boot_id())
 
     @property
     def alive(self) -> bool:
@@ -70,7 +70,9 @@ def hold(path: Path, seconds: float = 1.0) -> Iterator[bool]:
     try:
         deadline = time.monotonic() + seconds
         # Somebody who only asks whether it is held shares it for an instant.
-        while (held := _try(descriptor, fcntl.LOCK_EX)) is False and time.monotonic() < deadline:
+        while (
+            held := try_lock(descriptor, fcntl.LOCK_EX)
+        ) is False and time.monotonic() < deadline:
             time.sleep(0.01)
         if held is None:
             held = not _is_alive(holder(path))
@@ -93,7 +95,7 @@ def is_held(path: Path) -> bool:
         return False
     try:
         # Shared, so that two who ask at once do not take each other for the trainer.
-        free = _try(descriptor, fcntl.LOCK_SH)
+        free = try_lock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
     return _is_alive(holder(path)) if free is None else not free
@@ -106,7 +108,7 @@ def is_of_kernel(path: Path) -> bool:
     except OSError:
         return False
     try:
-        return _try(descriptor, fcntl.LOCK_SH) is not None
+        return try_lock(descriptor, fcntl.LOCK_SH) is not None
     finally:
         os.close(descriptor)
 
@@ -151,10 +153,10 @@ def check_elsewhere(path: Path, log: Path, name: str) -> None:
 
 
 def _me() -> Holder:
-    return Holder(socket.gethostname(), _boot(), os.getpid(), time.time())
+    return Holder(socket.gethostname(), boot_id(), os.getpid(), time.time())
 
 
-def _boot() -> str:
+def boot_id() -> str:
     """Return what names this start of this machine's kernel, empty where nothing does."""
     try:
         return _BOOT_ID.read_text().strip()
@@ -174,7 +176,7 @@ def _write(descriptor: int, content: Holder | None) -> None:
             os.pwrite(descriptor, msgspec.json.encode(content), 0)
 
 
-def _try(descriptor: int, kind: int) -> bool | None:
+def try_lock(descriptor: int, kind: int) -> bool | None:
     """Whether the lock was to be had; None where the file system has none."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)

@@ -80,18 +80,20 @@ def whole_folder(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
-def read_bounded(path: Path, limit: int = 1 << 20) -> bytes:
+def read_bounded(path: Path, limit: int = 1 << 20, *, links: bool = True) -> bytes:
     """Return what a small file says; a pipe is read too, but nothing that has no end.
 
     Args:
         path: of a regular file, a pipe, or a link to one.
         limit: bytes; a longer file is refused.
+        links: whether a link is followed.
 
     Raises:
         OSError: it cannot be read, is another kind of file, or is longer; the reason in words.
     """
     # Not blocking: opening a pipe without a writer would wait.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags)
     try:
         kind = os.fstat(descriptor).st_mode
         if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind)):

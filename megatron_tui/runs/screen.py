@@ -24,6 +24,7 @@ from megatron_tui.messages import (
     RunOpened,
 )
 from megatron_tui.runs.listing import RunRow
+from megatron_tui.runs.queue_panel import QueuePanel
 from megatron_tui.runs.reader import ORDERS, RunsReader
 from megatron_tui.runs.table import RunsTable
 from megatron_tui.services.workbench import Workbench
@@ -112,6 +113,7 @@ class RunsScreen(WorkbenchScreen):
                 yield self.table
             with Panel("run", id="facts"):
                 yield Label()
+        yield QueuePanel(self.workbench)
 
     def on_mount(self) -> None:
         """Set up the columns, and look at the runs from time to time."""

@@ -31,6 +31,7 @@ def _key(
 
 SETUP_KEYS: list[BindingType] = [
     _key("start", "ctrl+r,R", "start", "Start", "Start the run"),
+    _key("queue", "A", "queue", "Queue", "Add the run to the queue"),
     # Priority, so that keys typed ahead find the focus where the one before put it.
     _key("next", "enter", "next", "Next", "Accept it and go to the next part", priority=True),
     _key("presets", "P", "presets", "Presets", "List the presets with their cost"),

@@ -6,7 +6,7 @@ plan, to the dialogs and to what looks things up in the background.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import ClassVar
 
@@ -21,10 +21,12 @@ from textual.widgets import Button, Input
 from megatron_model.config.presets import AUTO, PRESETS
 from megatron_model.data.corpus import BUILTIN_CORPORA
 from megatron_model.run.folder import list_runs
+from megatron_model.util.errors import RequestError
 from megatron_model.util.text import safe
 from megatron_tui.messages import FallbackUsed, ResumeRequested, RunRequested
 from megatron_tui.services.model_choice import list_writing_runs
 from megatron_tui.services.past_speed import read_paces
+from megatron_tui.services.queue import enqueued
 from megatron_tui.services.workbench import Workbench
 from megatron_tui.setup import recent_corpora
 from megatron_tui.setup.corpus_facts import CorpusFacts
@@ -83,8 +85,8 @@ class SetupScreen(WorkbenchScreen):
         )
         self._first_corpus = corpus or recent_corpora.last_corpus(workbench.preferences)
         self._suggested_name = ""
-        self._start_asked = False
-        """Whether the run is to start as soon as its corpus is known."""
+        self._asked: Callable[[RunRequested], object] | None = None
+        """What is to be done with the run as soon as its corpus is known: start it, or queue it."""
 
     @property
     def facts(self) -> CorpusFacts:
@@ -176,9 +178,9 @@ class SetupScreen(WorkbenchScreen):
     def _corpus_known(self) -> None:
         """Show what was found out about the corpus, and start if that is what it waited for."""
         self.show_plan()
-        if self._start_asked and (self.facts.complete or self.facts.error):
-            self._start_asked = False
-            self.action_start()
+        if self._asked is not None and (self.facts.complete or self.facts.error):
+            asked, self._asked = self._asked, None
+            self._when_ready(asked)
 
     def _corpus_read(self) -> None:
         self.post_message(FallbackUsed())  # the cache of tokens may have been refused
@@ -238,8 +240,8 @@ class SetupScreen(WorkbenchScreen):
     def _preflight_note(self) -> str:
         if self.measuring.doing:
             return f"measuring: {self.measuring.doing}… m stops it"
-        if self._start_asked and not self.facts.error:
-            return "starts when the text is read…"
+        if self._asked is not None and not self.facts.error:
+            return "goes on when the text is read…"
         engine = self.workbench.torch_loader
         if engine.state == "loading":
             return "loading torch…"
@@ -271,6 +273,15 @@ class SetupScreen(WorkbenchScreen):
     @irreversible
     def action_start(self) -> None:
         """Start the run, or go to what stands in its way."""
+        self._when_ready(self._start)
+
+    @irreversible
+    def action_queue(self) -> None:
+        """Put the run behind those that wait, or go to what stands in its way."""
+        self._when_ready(self._enqueue)
+
+    def _when_ready(self, do: Callable[[RunRequested], object]) -> None:
+        """Do something with the run as it stands, or go to what stands in its way."""
         name = self.query_one(RunPanel).run_name
         if not self.plan.checked.valid:
             self.query_one(SettingsForm).focus_error()
@@ -281,17 +292,32 @@ class SetupScreen(WorkbenchScreen):
             notify(self, self.facts.error or "Choose a corpus to learn from first.", error=True)
         elif not self.facts.complete:
             # A preset is fitted to the characters of its corpus, which reading it will tell.
-            self._start_asked = True
+            self._asked = do
             self.show_plan()
         elif problems := self.plan.problems:
             request = self._request(name)
-            self.dialogs.confirm_start(problems, lambda: self._start(request))
+            self.dialogs.confirm_start(problems, lambda: do(request))
         else:
-            self._start(self._request(name))
+            do(self._request(name))
 
     def _request(self, name: str) -> RunRequested:
         start = self.draft.start
         return RunRequested(name, self.plan.config, start.path if start is not None else None)
+
+    def _enqueue(self, request: RunRequested) -> None:
+        recent_corpora.remember(self.workbench.preferences, request.config.data.corpus)
+        runs_dir = self.workbench.runs_dir
+
+        def add() -> Iterator[str | RequestError]:
+            try:
+                yield enqueued(runs_dir, request.name, request.config, request.model)
+            except RequestError as error:
+                yield error
+
+        def tell(found: str | RequestError) -> None:
+            notify(self, str(found), error=isinstance(found, RequestError))
+
+        self._in_background(add, tell, group="queue")
 
     def _start(self, request: RunRequested) -> None:
         recent_corpora.remember(self.workbench.preferences, request.config.data.corpus)

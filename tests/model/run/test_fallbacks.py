@@ -93,7 +93,7 @@ def test_without_locks_a_trainer_in_another_container_is_believed_for_a_while(
     run_copy: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", fails(errno.ENOSYS))
-    boot = run_lock._boot()
+    boot = run_lock.boot_id()
     about = {"host": "elsewhere", "boot": boot, "pid": 7, "since": 1.0}
     (run_copy.path / LOCK_FILE).write_text(json.dumps(about))
     os.utime(run_copy.events_path)
