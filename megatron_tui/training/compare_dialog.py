@@ -14,10 +14,11 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 from textual.worker import get_current_worker
 
+from megatron_model.run.comparison import Compared, read_run
 from megatron_model.run.folder import RunFolder, list_runs
 from megatron_model.util.text import safe
 from megatron_tui.training.difference_table import difference_table
-from megatron_tui.training.other_runs import COLOURS, SIGNS, Compared, read_run
+from megatron_tui.training.other_runs import COLOURS, SIGNS
 from megatron_tui.ui import formatting
 from megatron_tui.ui.key_hints import KeyHints
 from megatron_tui.ui.modal import ModalScreen, Options

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from textual.content import Content
 
-from megatron_model.config.fields import RunConfig, differences, get_setting
+from megatron_model.config.fields import RunConfig, get_setting
+from megatron_model.run.comparison import Compared, differing
 from megatron_model.util.text import safe
 from megatron_tui.training.fork_form import label
-from megatron_tui.training.other_runs import COLOURS, SIGNS, Compared
+from megatron_tui.training.other_runs import COLOURS, SIGNS
 from megatron_tui.ui import formatting
 from megatron_tui.ui.draft import value_text
 
@@ -28,11 +29,7 @@ def difference_rows(own: Compared, others: Sequence[Compared]) -> list[tuple[str
         ("step", *(formatting.exact(run.state.step) for run in runs)),
         ("time", *(formatting.duration(run.state.elapsed_seconds or None) for run in runs)),
     ]
-    keys: dict[str, None] = {}
-    for other in others:
-        if own.config is not None and other.config is not None:
-            keys.update(dict.fromkeys(differences(other.config, own.config)))
-    for key in keys:
+    for key in differing(runs):
         rows.append((label(key), *(_value(run.config, key) for run in runs)))
     return rows
 

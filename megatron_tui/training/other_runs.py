@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_model.config.fields import RunConfig
 from megatron_model.events.state import RunState
+from megatron_model.run.comparison import Compared
 from megatron_model.run.folder import RunFolder
 from megatron_model.util.errors import RequestError
-from megatron_model.util.text import safe
 
 SIGNS = "ABCD"
 """Letters of the runs compared with; no more of them: nobody can tell more lines apart."""
@@ -31,25 +30,6 @@ class OtherRun:
     colour: str
     until: float = math.inf
     """The step from which on its curve is not shown."""
-
-
-@dataclass(frozen=True, eq=False)
-class Compared:
-    """A run with what is compared; `config` is None where its run.toml cannot be read."""
-
-    name: str
-    state: RunState
-    config: RunConfig | None
-
-
-def read_run(folder: RunFolder, state: RunState | None = None) -> Compared:
-    """Read a run to compare with; a state that is known already is taken as it is."""
-    try:
-        config = folder.read_config()
-    except RequestError:
-        config = None
-    name = safe(folder.name, one_line=True)
-    return Compared(name, folder.state() if state is None else state, config)
 
 
 def lettered(runs: Sequence[Compared]) -> list[OtherRun]:

@@ -19,6 +19,7 @@ from megatron_model.events import schema as events
 from megatron_model.events.log import EventLog, last_event, read_events
 from megatron_model.events.schema import Event, decode_event, decode_events, encode_event
 from megatron_model.events.state import RunState
+from megatron_model.run.comparison import Compared
 from megatron_model.run.folder import RunFolder, list_runs
 from megatron_tui.plot.painter import Painter
 from megatron_tui.runs.listing import read_row
@@ -32,7 +33,7 @@ from megatron_tui.training.chart_view import UNITS, X_AXES, ChartView
 from megatron_tui.training.curves import METRICS
 from megatron_tui.training.difference_table import difference_table
 from megatron_tui.training.film_strip import FilmStrip
-from megatron_tui.training.other_runs import Compared, lettered
+from megatron_tui.training.other_runs import lettered
 from megatron_tui.training.screen import TrainingScreen
 from megatron_tui.ui import formatting
 from tests.tui.conftest import NOW, copy_recorded, make_app, make_workbench, until
