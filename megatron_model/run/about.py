@@ -51,7 +51,7 @@ def write_about(folder: RunFolder, about: About) -> None:
     """
     import tomlkit
 
-    _check(about)
+    check_about(about)
     path = folder.path / ABOUT_FILE
     document = tomlkit.document()
     if path.exists():
@@ -77,7 +77,8 @@ def with_tags(about: About, words: Iterable[str]) -> About:
     return replace(about, tags=tuple(tags))
 
 
-def _check(about: About) -> None:
+def check_about(about: About) -> None:
+    """Raise `RequestError` where a note or tag cannot be one."""
     if len(about.note) > LONGEST_NOTE:
         raise RequestError(f"The note is longer than {LONGEST_NOTE:,} characters; shorten it.")
     try:

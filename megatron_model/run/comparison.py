@@ -166,7 +166,11 @@ def as_csv(runs: Sequence[Compared], by: Along = "step") -> str:
 def as_markdown(runs: Sequence[Compared], by: Along = "step") -> str:
     """Return the table as Markdown."""
     titles, rows = table(runs, by)
-    lines: list[Sequence[object]] = [titles, ["---" if title == "run" else "---:" for title in titles], *rows]
+    lines: list[Sequence[object]] = [
+        titles,
+        ["---" if title == "run" else "---:" for title in titles],
+        *rows,
+    ]
     return "".join(f"| {' | '.join(_cell(cell) for cell in line)} |\n" for line in lines)
 
 

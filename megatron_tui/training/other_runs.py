@@ -11,10 +11,7 @@ from megatron_model.events.state import RunState
 from megatron_model.run.comparison import Compared
 from megatron_model.run.folder import RunFolder
 from megatron_model.util.errors import RequestError
-
-SIGNS = "ABCD"
-"""Letters of the runs compared with; no more of them: nobody can tell more lines apart."""
-COLOURS = ("chart-compare-1", "chart-compare-2", "chart-compare-3", "chart-compare-4")
+from megatron_tui.comparison.lines import colour_of, sign_of
 
 GENERATIONS = 16
 """A fork of a fork of a fork: so many are followed back."""
@@ -35,8 +32,8 @@ class OtherRun:
 def lettered(runs: Sequence[Compared]) -> list[OtherRun]:
     """Return the runs compared with as curves with a letter each."""
     return [
-        OtherRun(run.name, run.state, sign, colour)
-        for run, sign, colour in zip(runs, SIGNS, COLOURS, strict=False)
+        OtherRun(run.name, run.state, sign_of(place), colour_of(place))
+        for place, run in enumerate(runs)
     ]
 
 

@@ -19,10 +19,12 @@ from megatron_model.events import schema as events
 from megatron_model.events.log import EventLog, last_event, read_events
 from megatron_model.events.schema import Event, decode_event, decode_events, encode_event
 from megatron_model.events.state import RunState
-from megatron_model.run.comparison import Compared
+from megatron_model.run.comparison import AXES, Compared, ranked
 from megatron_model.run.folder import RunFolder, list_runs
+from megatron_tui.comparison.view import ComparisonView, comparison_plot, legend_row
 from megatron_tui.plot.painter import Painter
 from megatron_tui.runs.listing import read_row
+from megatron_tui.runs.preview import preview_of
 from megatron_tui.runs.screen import RunsScreen
 from megatron_tui.services.process_run import ProcessRun
 from megatron_tui.services.run_log import RunLog
@@ -106,6 +108,15 @@ def show_everything(state: RunState, folder: RunFolder, view: ChartView) -> None
     film_strip.film_line(state.samples, FilmStrip().index(state.samples), 60)
     other = Compared("other", state, None)
     difference_table(other, [other], 60)
+    for by in AXES:
+        both = ranked([other, other], by)
+        compared = comparison_plot(both, ComparisonView(by), 0)
+        if not compared.empty:
+            assert len(Painter().draw(compared, 50, 8)) == 8
+        assert all(legend_row(each, 0, []) for each in both)
+    preview = preview_of(state)
+    if not preview.plot.empty:
+        Painter().draw(preview.plot, 50, 8)
     for look in (view, view.zoomed(5)):
         moved = chart_view.moved_cursor(state, look, 50, -1)
         chart_view.panned(state, moved, -1)
