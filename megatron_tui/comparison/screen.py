@@ -116,7 +116,9 @@ class ComparisonScreen(ModalScreen[None]):
         title = f"{plural(len(self.ranked), 'run')}, the best first"
         if without:
             title += f"; {without} without a curve by {AXIS_TITLES[self.view.by]}"
-        self.query_one("#legend", Panel).set_title(title)
+        legend = self.query_one("#legend", Panel)
+        legend.set_title(title)
+        legend.set_subtitle("level: as far as all of them came")
         self._draw()
 
     def _ink(self, colour: str) -> Style:
