@@ -17,7 +17,9 @@ from megatron_tui.services.training import TrainingService
 from megatron_tui.ui.background import InBackground
 
 SHOW_SECONDS = 0.3
-"""How often what was read so far is shown while the rest is read."""
+"""How soon what was read so far is shown while the rest is read."""
+SHOW_LESS = 1.5
+"""Each time it takes so many times longer until it is shown again: a long list is long to show."""
 WHOLE_SECONDS = 60.0
 """How often all runs are looked at where none was added or removed: one may be resumed elsewhere.
 
@@ -161,15 +163,16 @@ class RunsReader:
     def _look_at_all(self) -> Iterator[Look]:
         """Yield what is known of the runs, and the rest as it is read, the newest first."""
         began = shown = time.monotonic()
+        pause = SHOW_SECONDS
         folders = self.known.list_all(self.runs_dir)
         rows = [self.known.seen(folder) for folder in folders]
         if not all(row.known for row in rows):
             yield Look(self._meant(rows))
         for index, folder in enumerate(folders):
             rows[index] = self._row(folder)
-            if time.monotonic() - shown > SHOW_SECONDS:
+            if time.monotonic() - shown > pause:
                 yield Look(self._meant(rows))
-                shown = time.monotonic()
+                shown, pause = time.monotonic(), pause * SHOW_LESS
         self._active = [row for row in rows if row.active]
         yield Look(self._meant(rows))
         now = time.monotonic()

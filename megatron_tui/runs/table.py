@@ -18,7 +18,7 @@ from megatron_tui.ui import formatting
 from megatron_tui.ui.spark import spark
 
 MANY = 250
-"""Rows that are put into the table at once: more would hold up the keys."""
+"""Rows that are put into the table, or written anew, at once: more would hold up the keys."""
 
 MARK = "◆ "
 """Stands before the name of a run that is marked."""
@@ -79,6 +79,10 @@ class RunsTable(DataTable[RichText]):
         """The rows of the table by their folder, in its order."""
         self._ages: list[tuple[float, str]] = []
         """A heap of when the age of a row reads differently; some rows changed or went since."""
+        self._to_write: dict[str, None] = {}
+        """Rows of the table that say something else by now, in their order."""
+        self._writing = False
+        """Whether more of them will be written once those before are drawn."""
         self._widths: dict[str, int] = {}
         self._marked: set[str] = set()
         self._now = 0.0
@@ -101,6 +105,8 @@ class RunsTable(DataTable[RichText]):
     @property
     def marked(self) -> list[RunRow]:
         """The runs that are marked, in their order."""
+        if not self._marked:
+            return []
         return [row for key, row in self._wanted.items() if key in self._marked]
 
     def mark(self) -> None:
@@ -155,7 +161,9 @@ class RunsTable(DataTable[RichText]):
         for key, row in self._wanted.items():
             shown = self._in_table.get(key)
             if shown is not None and (shown.until <= now or shown.run != row):
-                self._write(key, row)
+                self._to_write[key] = None
+        if not self._writing:
+            self._write_part()
         self._add([key for key in self._wanted if key not in self._in_table], chosen)
 
     def change(self, runs: list[RunRow], now: float) -> None:
@@ -177,6 +185,19 @@ class RunsTable(DataTable[RichText]):
             shown = self._in_table.get(key)
             if shown is not None and shown.until <= now:
                 self._write(key, shown.run)
+
+    def _write_part(self) -> None:
+        """Write some of the rows that say something else; the rest when those are drawn."""
+        self._writing = False
+        if not self.is_attached:
+            return
+        for key in list(self._to_write)[:MANY]:
+            del self._to_write[key]
+            if key in self._wanted and key in self._in_table:
+                self._write(key, self._wanted[key])
+        if self._to_write:
+            self._writing = True
+            self.call_after_refresh(self._write_part)
 
     def _write(self, key: str, row: RunRow) -> None:
         """Write a row that is in the table anew, where it says something else."""
@@ -222,6 +243,7 @@ class RunsTable(DataTable[RichText]):
 
     def _forget(self) -> None:
         self._in_table.clear()
+        self._to_write.clear()
         self._ages.clear()
 
 
