@@ -26,6 +26,12 @@ def is_archived(folder: RunFolder) -> bool:
     return folder.path.absolute().parent.name == ARCHIVE
 
 
+def runs_dir_of(folder: RunFolder) -> Path:
+    """Return the folder of runs that a run belongs to, put aside or not."""
+    parent = folder.path.absolute().parent
+    return parent.parent if is_archived(folder) else parent
+
+
 def archive_run(folder: RunFolder) -> RunFolder:
     """Put a run aside; one of a name that was put aside before gets a number.
 
@@ -51,4 +57,4 @@ def bring_back(folder: RunFolder) -> RunFolder:
     """
     if not is_archived(folder):
         raise RequestError(f'The run "{safe(folder.name)}" was not put aside.')
-    return move_run(folder, folder.path.absolute().parent.parent / folder.name)
+    return move_run(folder, runs_dir_of(folder) / folder.name)

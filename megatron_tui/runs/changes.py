@@ -146,7 +146,7 @@ class RunChanges:
             Confirm(
                 f"Delete {_named(folders)}?",
                 f"{listed}{whose} checkpoints, log and settings are deleted. This cannot be "
-                "undone; a archives instead, which can.",
+                "undone; archiving them (a) can.",
                 yes="Delete",
                 no="Keep",
                 danger=True,

@@ -118,7 +118,7 @@ def _check_end(editor: str, status: int, what: str) -> None:
         raise RequestError(f"{editor} ended with status {status}; the {what} stays.")
 
 
-def _read(editor: str, path: Path, before: str, what: str) -> str:
+def _read(editor: str, path: Path, before: str, what: str = "prompt") -> str:
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)

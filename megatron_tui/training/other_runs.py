@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_model.events.state import RunState
+from megatron_model.run.archive import archive_of, runs_dir_of
 from megatron_model.run.comparison import Compared
 from megatron_model.run.folder import RunFolder
 from megatron_model.util.errors import RequestError
@@ -48,7 +49,10 @@ def ancestors(folder: RunFolder) -> list[OtherRun]:
     while (parent := folder.read_parent()) is not None and len(found) < GENERATIONS:
         name, step = parent
         until = min(until, step)
-        path = folder.path.parent / name
+        runs_dir = runs_dir_of(folder)
+        path = runs_dir / name
+        if path.name == name and not path.exists():  # it may have been put aside
+            path = archive_of(runs_dir) / name
         if path in seen or path.name != name:
             break
         seen.add(path)

@@ -6,8 +6,10 @@ import shutil
 
 import pytest
 
+from megatron_model.config.fields import with_settings
 from megatron_model.run.archive import archive_of, archive_run, bring_back, is_archived
 from megatron_model.run.folder import RunFolder, list_runs
+from megatron_model.run.fork import fork_name, fork_run, nearest_checkpoint
 from megatron_model.util.errors import RequestError
 
 
@@ -57,3 +59,14 @@ def test_a_run_in_training_stays_where_it_is(run_copy: RunFolder) -> None:
     with run_copy.lock(), pytest.raises(RequestError, match="in training"):
         archive_run(run_copy)
     assert not archive_of(run_copy.path.parent).exists()
+
+
+def test_a_fork_of_a_run_that_was_put_aside_is_among_the_others(run_copy: RunFolder) -> None:
+    runs_dir = run_copy.path.parent
+    aside = archive_run(run_copy)
+    checkpoint = nearest_checkpoint(aside)
+    assert checkpoint is not None
+    config = with_settings(aside.read_config(), {"training.steps": checkpoint.step + 10})
+    child = fork_run(aside, checkpoint, fork_name(aside, checkpoint.step), config)
+    assert child.path.parent == runs_dir
+    assert child.read_parent() == (aside.name, checkpoint.step)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from textual.content import Content
+from textual.drivers.headless_driver import HeadlessDriver
 from textual.widgets import Input
 
 from megatron_model.config.fields import with_settings
@@ -23,6 +25,7 @@ from megatron_tui.runs.preview import RunPreview
 from megatron_tui.runs.screen import RunsScreen
 from megatron_tui.runs.table import COLUMNS, FRAME, MARK, RunsTable, cells, column_widths
 from megatron_tui.training.compare_dialog import CompareScreen
+from megatron_tui.training.other_runs import ancestors
 from megatron_tui.training.screen import TrainingScreen
 from megatron_tui.ui.ask_values import AskValues
 from megatron_tui.ui.dialogs import Confirm
@@ -160,9 +163,14 @@ async def test_a_run_is_renamed(runs_dir: Path) -> None:
 async def test_runs_are_archived_and_come_back(runs_dir: Path) -> None:
     async with board(runs_dir, "a", "b", "c") as shown:
         assert not shown.screen.check_action("undo", ())
+        child = RunFolder(runs_dir / "c")
+        text = (child.path / "run.toml").read_text()
+        told = '[run]\nparent = "a"\nparent_step = 400\n'
+        (child.path / "run.toml").write_text(text.replace("[run]\n", told))
         await shown.press("space", "space", "a")
         await until(lambda: shown.names == ["c"])
         assert {folder.name for folder in list_runs(archive_of(runs_dir))} == {"a", "b"}
+        assert [other.name for other in ancestors(child)] == ["before: a"]
         await shown.press("U")
         await until(lambda: shown.names == ["a", "b", "c"])
         assert not shown.screen.check_action("undo", ())
@@ -323,3 +331,21 @@ async def test_what_was_said_of_a_run_is_read_when_it_changes(runs_dir: Path) ->
         shown.screen.reader.read()
         await until(lambda: shown.screen.rows[0].about.tags == ("later",))
         assert isinstance(shown.screen.table, RunsTable)
+
+
+async def test_a_note_is_written_in_the_editor(
+    runs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "editor.py"
+    program.write_text("import sys\nopen(sys.argv[1], 'a').write(' and more\\nof it')\n")
+    monkeypatch.setenv("VISUAL", f"{sys.executable} {program}")
+    monkeypatch.setattr(HeadlessDriver, "can_suspend", True)
+    async with board(runs_dir, "a", "b") as shown:
+        write_about(RunFolder(runs_dir / "a"), About(note="first", tags=("kept",)))
+        await shown.press("n")
+        await until(lambda: read_about(RunFolder(runs_dir / "a")).note != "first")
+        assert read_about(RunFolder(runs_dir / "a")) == About("first and more\nof it", ("kept",))
+        monkeypatch.setenv("VISUAL", "false")
+        await shown.press("n")
+        await until(lambda: any("the note stays" in n.message for n in shown.app._notifications))
+        assert read_about(RunFolder(runs_dir / "a")).note == "first and more\nof it"
