@@ -20,6 +20,8 @@ from megatron_tui.comparison.view import (
     AXIS_TITLES,
     TITLES,
     ComparisonView,
+    Points,
+    comparison_curves,
     comparison_plot,
     legend_row,
     title_of,
@@ -76,6 +78,8 @@ class ComparisonScreen(ModalScreen[None]):
         self._keys = differing(self._runs)
         self.view = ComparisonView()
         self.ranked: list[Ranked] = []
+        self._points: list[Points] = []
+        """The curves of those, in the same order."""
 
     def compose(self) -> ComposeResult:
         """Chart, legend, keys."""
@@ -97,6 +101,7 @@ class ComparisonScreen(ModalScreen[None]):
         """Rank the runs anew; the cursor stays on its run."""
         table, chosen = self.query_one(Legend), self.chosen
         self.ranked = ranked(self._runs, self.view.by, self.view.kept)
+        self._points = comparison_curves(self.ranked, self.view)
         table.clear()
         for place, each in enumerate(self.ranked):
             sign, name, *numbers = legend_row(each, place, self._keys)
@@ -133,7 +138,7 @@ class ComparisonScreen(ModalScreen[None]):
     @on(DataTable.RowHighlighted)
     def _draw(self) -> None:
         row = self.query_one(Legend).cursor_row
-        self.query_one(Chart).show(comparison_plot(self.ranked, self.view, row))
+        self.query_one(Chart).show(comparison_plot(self._points, self.view, row))
 
     def action_x_axis(self) -> None:
         """Go on to the next axis."""

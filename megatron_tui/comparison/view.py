@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from string import ascii_uppercase
+from typing import TypeAlias
 
 from megatron_model.config.fields import get_setting
 from megatron_model.run.comparison import AXES, KEPT, Along, Ranked, smoothed
@@ -54,13 +55,21 @@ class ComparisonView:
         return replace(self, smoothing=min(len(SMOOTHING) - 1, max(0, self.smoothing + change)))
 
 
-def comparison_plot(runs: Sequence[Ranked], view: ComparisonView, chosen: int) -> Plot:
-    """Return the smoothed curves, the best on top of the others, the chosen one on top of all."""
+Points: TypeAlias = tuple[list[float], list[float]]
+"""Places and values of a curve."""
+
+
+def comparison_curves(runs: Sequence[Ranked], view: ComparisonView) -> list[Points]:
+    """Return the smoothed curve of each run: made once, while the cursor goes through them."""
+    return [smoothed(each.run.state, view.by, view.kept) for each in runs]
+
+
+def comparison_plot(found: Sequence[Points], view: ComparisonView, chosen: int) -> Plot:
+    """Return the curves, the best on top of the others, the chosen one on top of all."""
     curves: list[Curve] = []
     marks: list[Mark] = []
     top: list[Curve] = []
-    for place, each in reversed(list(enumerate(runs))):
-        xs, ys = smoothed(each.run.state, view.by, view.kept)
+    for place, (xs, ys) in reversed(list(enumerate(found))):
         colour = CHOSEN if place == chosen else colour_of(place)
         (top if place == chosen else curves).append(Curve(xs, ys, colour, sign_of(place).lower()))
         if xs and (place < len(ascii_uppercase) or place == chosen):

@@ -21,7 +21,12 @@ from megatron_model.events.schema import Event, decode_event, decode_events, enc
 from megatron_model.events.state import RunState
 from megatron_model.run.comparison import AXES, Compared, ranked
 from megatron_model.run.folder import RunFolder, list_runs
-from megatron_tui.comparison.view import ComparisonView, comparison_plot, legend_row
+from megatron_tui.comparison.view import (
+    ComparisonView,
+    comparison_curves,
+    comparison_plot,
+    legend_row,
+)
 from megatron_tui.plot.painter import Painter
 from megatron_tui.runs.listing import read_row
 from megatron_tui.runs.preview import preview_of
@@ -110,7 +115,9 @@ def show_everything(state: RunState, folder: RunFolder, view: ChartView) -> None
     difference_table(other, [other], 60)
     for by in AXES:
         both = ranked([other, other], by)
-        compared = comparison_plot(both, ComparisonView(by), 0)
+        compared = comparison_plot(
+            comparison_curves(both, ComparisonView(by)), ComparisonView(by), 0
+        )
         if not compared.empty:
             assert len(Painter().draw(compared, 50, 8)) == 8
         assert all(legend_row(each, 0, []) for each in both)
