@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from megatron_model.run.folder import RunFolder
 from megatron_model.util.errors import RequestError
@@ -64,8 +66,19 @@ def write_about(folder: RunFolder, about: About) -> None:
         raise RequestError(f"Cannot write {where}: {error.strerror}.") from None
 
 
+def with_tags(about: About, words: Iterable[str]) -> About:
+    """Return what is said of a run with ``+TAG`` or ``TAG`` put on it, and ``-TAG`` taken off."""
+    tags = dict.fromkeys(about.tags)
+    for word in words:
+        if word.startswith("-"):
+            tags.pop(word[1:], None)
+        else:
+            tags[word.removeprefix("+")] = None
+    return replace(about, tags=tuple(tags))
+
+
 def check_about(about: About) -> None:
-    """Raise `RequestError` where a note or a tag cannot be one."""
+    """Raise `RequestError` where a note or tag cannot be one."""
     if len(about.note) > LONGEST_NOTE:
         raise RequestError(f"The note is longer than {LONGEST_NOTE:,} characters; shorten it.")
     try:

@@ -10,6 +10,7 @@ from msgspec import structs
 
 from megatron_model.config.fields import RunConfig, differences
 from megatron_model.config.live import check_left
+from megatron_model.run.archive import runs_dir_of
 from megatron_model.run.folder import (
     RUN_FILE,
     TRAINING_FILE,
@@ -55,7 +56,7 @@ def spent_seconds(checkpoint: Checkpoint) -> float:
 
 def fork_name(parent: RunFolder, step: int) -> str:
     """Return a free name for a fork."""
-    return free_name(parent.path.parent, parent.name.partition("-at-")[0], f"-at-{step}")
+    return free_name(runs_dir_of(parent), parent.name.partition("-at-")[0], f"-at-{step}")
 
 
 def fork_run(parent: RunFolder, checkpoint: Checkpoint, name: str, config: RunConfig) -> RunFolder:
@@ -73,7 +74,7 @@ def fork_run(parent: RunFolder, checkpoint: Checkpoint, name: str, config: RunCo
         seconds=spent_seconds(checkpoint),
         loss=checkpoint.val_loss,
     )
-    folder = RunFolder.create(parent.path.parent, name, config)
+    folder = RunFolder.create(runs_dir_of(parent), name, config)
     try:
         _copy(checkpoint, folder)
         _note_parent(folder, parent, checkpoint)

@@ -1,4 +1,4 @@
-"""Give a run another name: its folder's, which no process may be training in. No torch."""
+"""Give a run another name or place: its folder, which no process may be training in. No torch."""
 
 from __future__ import annotations
 
@@ -27,18 +27,28 @@ def rename_run(folder: RunFolder, name: str) -> RunFolder:
         RequestError: the name is unusable or taken, the run is in training, or it cannot be moved.
     """
     check_run_name(name)
+    return move_run(folder, Path(os.path.abspath(folder.path)).with_name(name))
+
+
+def move_run(folder: RunFolder, target: Path) -> RunFolder:
+    """Return the run at another place, in a folder that is there and on the same disk.
+
+    Raises:
+        RequestError: the place is taken, the run is in training, or it cannot be moved.
+    """
     check_idle(folder)
-    path = Path(os.path.abspath(folder.path))
-    target = path.with_name(name)
+    path, name = Path(os.path.abspath(folder.path)), target.name
     if path.is_symlink():
-        raise RequestError(f'"{safe(folder.name)}" is a link; rename what it points to by hand.')
+        raise RequestError(f'"{safe(folder.name)}" is a link; move what it points to by hand.')
     if os.path.lexists(target):
-        raise RequestError(f'"{name}" exists in {safe(str(path.parent))}; choose another name.')
+        raise RequestError(
+            f'"{safe(name)}" exists in {safe(str(target.parent))}; choose another name.'
+        )
     with folder.lock():  # so that nobody begins to train it meanwhile
         try:
             os.rename(path, target)
         except OSError as error:
-            raise RequestError(f"Cannot rename {safe(str(path))}: {error.strerror}.") from None
+            raise RequestError(f"Cannot move {safe(str(path))}: {error.strerror}.") from None
         # What the file says of the name is for people: the folder's is what counts.
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, TOMLKitError):
             document = tomlkit.parse(read_bounded(target / RUN_FILE).decode("utf-8"))

@@ -10,16 +10,22 @@ from pathlib import Path
 from typing import TypeAlias
 
 from megatron_model.events.state import RunState
+from megatron_model.run.about import ABOUT_FILE, About, read_about
+from megatron_model.run.comparison import curve_of
 from megatron_model.run.facts import RunFacts
 from megatron_model.run.folder import RUN_FILE, RunFolder, list_runs
 from megatron_model.run.query import Look
 from megatron_model.util.errors import RequestError
+from megatron_model.util.files import bytes_in
 from megatron_model.util.text import plural, safe
 from megatron_tui.services.process_run import ProcessRun
 from megatron_tui.services.run_handle import RunHandle, Standing
 from megatron_tui.services.run_log import RunLog
 from megatron_tui.ui import formatting
+from megatron_tui.ui.spark import resampled
 
+CURVE_POINTS = 24
+"""So many values of a run's curve are kept for the list."""
 STATES_KEPT = 32
 """Of so many runs the state is kept, to go on from: those that were read last."""
 
@@ -40,6 +46,17 @@ class RunRow:
     budget: float = 0.0
     """Seconds that the run was given, if it used them up."""
     best_val_loss: float | None = None
+    curve: tuple[float, ...] = ()
+    """Some values of its validation loss, or of its train loss, in their order."""
+    speed: float | None = None
+    """Characters a second, as they were reported last."""
+    parameters: int | None = None
+    seconds: float | None = None
+    """How long it was trained."""
+    size: int | None = None
+    """Bytes in its folder."""
+    about: About = About()
+    """What people say of it."""
     last_time: float = 0.0
     corpus: str = ""
     model: str = ""
@@ -77,6 +94,9 @@ def look_of(row: RunRow, now: float) -> Look:
         "steps": row.steps or None,
         "corpus": row.corpus,
         "time": row.last_time or None,
+        "size": row.size,
+        "tag": row.about.tags,
+        "note": row.about.note,
         "age": now - row.last_time if row.last_time else None,
     }
     return lambda name: known[name] if name in known else facts.value(name)
@@ -102,7 +122,7 @@ class KnownRuns:
     def __init__(self) -> None:
         self._states: OrderedDict[Path, tuple[_Version, RunState, int]] = OrderedDict()
         self._settings: dict[Path, tuple[_Version, _Settings]] = {}
-        self._rows: dict[Path, tuple[_Version, _Version, bool, RunRow]] = {}
+        self._rows: dict[Path, tuple[_Version, _Version, _Version, bool, RunRow]] = {}
         self._listed: _Version = None
         self._lock = threading.Lock()
 
@@ -130,13 +150,13 @@ class KnownRuns:
     def row(self, folder: RunFolder) -> RunRow:
         """Return the present row of a run."""
         log, settings = _version(folder.events_path), _version(folder.path / RUN_FILE)
-        active = folder.is_active()
+        about, active = _version(folder.path / ABOUT_FILE), folder.is_active()
         known = self._rows.get(folder.path)
-        if known is not None and known[:3] == (log, settings, active):
+        if known is not None and known[:4] == (log, settings, about, active):
             return known[-1]
         row, lasting = self._read(folder, settings)
         if lasting:
-            self._rows[folder.path] = (log, settings, active, row)
+            self._rows[folder.path] = (log, settings, about, active, row)
         return row
 
     def list_all(self, runs_dir: Path) -> list[RunFolder]:
@@ -227,6 +247,12 @@ def _row(run: RunHandle, settings: _Settings) -> RunRow:
         steps=settings.steps,
         budget=settings.budget if state.finish_reason == "budget" else 0.0,
         best_val_loss=state.best_val_loss,
+        curve=resampled(curve_of(state).values, CURVE_POINTS),
+        speed=state.speed.values[-1] if state.speed.values else None,
+        parameters=state.started.parameters if state.started else None,
+        seconds=state.elapsed_seconds or None,
+        size=bytes_in(run.folder.path),
+        about=read_about(run.folder),
         last_time=state.last_time,
         corpus=settings.corpus,
         model=settings.model,

@@ -17,7 +17,9 @@ from megatron_tui.services.training import TrainingService
 from megatron_tui.ui.background import InBackground
 
 SHOW_SECONDS = 0.3
-"""How often what was read so far is shown while the rest is read."""
+"""How soon what was read so far is shown while the rest is read."""
+SHOW_LESS = 1.5
+"""Each time it takes so many times longer until it is shown again: a long list is long to show."""
 WHOLE_SECONDS = 60.0
 """How often all runs are looked at where none was added or removed: one may be resumed elsewhere.
 
@@ -26,14 +28,45 @@ REST = 100.0
 """After a look at all runs there is a pause of at least so many times its length."""
 
 
-ORDERS: dict[str, Callable[[RunRow], Any]] = {
-    "newest": lambda row: 0,
-    "best": lambda row: math.inf if row.best_val_loss is None else row.best_val_loss,
-    "most steps": lambda row: -row.step,
-    "last updated": lambda row: -row.last_time,
-    "name": lambda row: row.name.casefold(),
+class Order(NamedTuple):
+    """What runs are sorted by."""
+
+    value: Callable[[RunRow], Any]
+    """None of a run that has none: it comes last, whichever way the others are."""
+    falling: bool = False
+    """Whether the largest comes first, unless the order is turned round."""
+
+
+ORDERS: dict[str, Order] = {
+    "newest": Order(lambda row: 0),
+    "best": Order(lambda row: _number(row.best_val_loss)),
+    "step": Order(lambda row: row.step if row.known else None, falling=True),
+    "speed": Order(lambda row: _number(row.speed), falling=True),
+    "model": Order(lambda row: row.parameters),
+    "corpus": Order(lambda row: row.corpus.casefold() or None),
+    "time": Order(lambda row: row.seconds, falling=True),
+    "disk": Order(lambda row: row.size, falling=True),
+    "updated": Order(lambda row: row.last_time or None, falling=True),
+    "run": Order(lambda row: row.name.casefold()),
+    "status": Order(lambda row: row.standing if row.known else None),
 }
-"""In which orders runs are shown; of equals the newest comes first."""
+"""In which orders runs are shown, by column; of equals the newest comes first."""
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def in_order(rows: list[RunRow], order: str, *, turned: bool) -> list[RunRow]:
+    """Return rows, the newest first, in another order."""
+    value, falling = ORDERS[order]
+    values = [(value(row), row) for row in rows]
+    known = [each for each in values if each[0] is not None]
+    if order == "newest":
+        known = known[::-1] if turned else known
+    else:
+        known.sort(key=lambda each: each[0], reverse=falling != turned)
+    return [row for _, row in known] + [row for each, row in values if each is None]
 
 
 class Look(NamedTuple):
@@ -66,13 +99,15 @@ class RunsReader:
         change: Callable[[list[RunRow]], object],
         ended: Callable[[str], object],
     ) -> None:
-        self._runs_dir, self._training = runs_dir, training
+        self.runs_dir, self._training = runs_dir, training
         self._in_background = in_background
         self._show, self._change, self._ended = show, change, ended
-        self._known = KnownRuns()
+        self.known = KnownRuns()
         self._again = False
         """Whether another look was asked for while one was going on."""
         self._problem = ""
+        self._rows: list[RunRow] = []
+        """Those that are meant, as they were found last, the newest first."""
         self._active: list[RunRow] = []
         """The runs in training, as they were shown last."""
         self._rested = 0.0
@@ -82,6 +117,8 @@ class RunsReader:
         """Which runs are shown; all where there is none."""
         self.order = "newest"
         """One of `ORDERS`."""
+        self.turned = False
+        """Whether that order is turned round."""
         self.found = 0
         """Of how many runs those are that were shown last."""
 
@@ -95,6 +132,13 @@ class RunsReader:
             self.reading = True
             self._in_background(lambda: self._look(whole), self._take, self._end, group="runs")
 
+    def sort(self) -> None:
+        """Show what is known in the present order, without a look at the disk."""
+        if self.reading:
+            self.read()  # in its order, when this look is at its end
+        else:
+            self._show(in_order(self._rows, self.order, turned=self.turned))
+
     def read_again(self) -> None:
         """Look again after a while; at all of them seldom, the more so where that takes long."""
         if not self.reading:
@@ -106,28 +150,29 @@ class RunsReader:
     def _look(self, whole: bool) -> Iterator[Look]:
         self._problem = ""
         try:
-            if whole or not self._known.are_all_of(self._runs_dir):
+            if whole or not self.known.are_all_of(self.runs_dir):
                 yield from self._look_at_all()
             else:
                 yield from self._look_at_active()
         except RequestError as error:
             self._problem = safe(str(error), one_line=True)
-            self._active = []
+            self._active, self._rows = [], []
             self._rested = 0.0  # the next look is at all of them, and says the same
             yield Look([])
 
     def _look_at_all(self) -> Iterator[Look]:
         """Yield what is known of the runs, and the rest as it is read, the newest first."""
         began = shown = time.monotonic()
-        folders = self._known.list_all(self._runs_dir)
-        rows = [self._known.seen(folder) for folder in folders]
+        pause = SHOW_SECONDS
+        folders = self.known.list_all(self.runs_dir)
+        rows = [self.known.seen(folder) for folder in folders]
         if not all(row.known for row in rows):
             yield Look(self._meant(rows))
         for index, folder in enumerate(folders):
             rows[index] = self._row(folder)
-            if time.monotonic() - shown > SHOW_SECONDS:
+            if time.monotonic() - shown > pause:
                 yield Look(self._meant(rows))
-                shown = time.monotonic()
+                shown, pause = time.monotonic(), pause * SHOW_LESS
         self._active = [row for row in rows if row.active]
         yield Look(self._meant(rows))
         now = time.monotonic()
@@ -139,18 +184,21 @@ class RunsReader:
         query, now = self.query, time.time()
         if query is not None:
             rows = [row for row in rows if row.known and query(look_of(row, now))]
-        return sorted(rows, key=ORDERS[self.order])
+        self._rows = list(rows)
+        return in_order(rows, self.order, turned=self.turned)
 
     def _look_at_active(self) -> Iterator[Look]:
         """Read the runs in training; yield those of which there is something new."""
         rows = [self._row(row.folder) for row in self._active]
+        new_rows = {row.folder.path: row for row in rows}
+        self._rows = [new_rows.get(row.folder.path, row) for row in self._rows]
         changed = [new for new, old in zip(rows, self._active, strict=True) if new != old]
         self._active = [row for row in rows if row.active]
         if changed:
             yield Look(changed, whole=False)
 
     def _row(self, folder: RunFolder) -> RunRow:
-        return read_row(folder, self._training.run_of(folder), self._known)
+        return read_row(folder, self._training.run_of(folder), self.known)
 
     def _end(self) -> None:
         self.reading = False

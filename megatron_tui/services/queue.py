@@ -103,7 +103,9 @@ def read_queue(runs_dir: Path, now: float) -> list[QueueRow]:
 
 
 def enqueued(runs_dir: Path, name: str, config: RunConfig, model: Path | None = None) -> str:
-    """Put a run, which may begin with a model file, behind those that wait, have a keeper at work, and say when its turn comes.
+    """Put a run behind those that wait, have a keeper at work, and say when its turn comes.
+
+    `model`: the file of the weights that it begins with, if any.
 
     Raises:
         RequestError: it cannot be written down, or no keeper can be started.

@@ -26,6 +26,10 @@ LARGEST = 10 << 20
 """Bytes of a text that are taken from an editor."""
 
 
+class NoEditorError(RequestError):
+    """There is no editor, or the terminal cannot be handed to one."""
+
+
 def editor_command() -> list[str]:
     """Return the editor: ``VISUAL``, ``EDITOR``, or the first of a few that is there.
 
@@ -47,11 +51,11 @@ def editor_command() -> list[str]:
     for name in ("nano", "vi", "vim", "emacs"):
         if shutil.which(name):
             return [name]
-    raise RequestError("There is no editor; name one in the environment variable EDITOR.")
+    raise NoEditorError("There is no editor; name one in the environment variable EDITOR.")
 
 
-def edit(app: App[Any], text: str) -> str:
-    """Return `text` as the person left it.
+def edit(app: App[Any], text: str, what: str = "prompt") -> str:
+    """Return `text` as the person left it; `what` says what kind of text it is.
 
     Raises:
         RequestError: the editor cannot be started, ended with an error, or left no text.
@@ -60,10 +64,10 @@ def edit(app: App[Any], text: str) -> str:
     editor = safe(command[0], one_line=True)
     try:
         with tempfile.TemporaryDirectory(prefix="megatron-", ignore_cleanup_errors=True) as folder:
-            path = Path(folder) / "prompt.txt"
+            path = Path(folder) / f"{what}.txt"
             path.write_text(text, encoding="utf-8", errors="replace", newline="")
-            _check_end(editor, _run(app, [*command, str(path)]))
-            return _read(editor, path, text)
+            _check_end(editor, _run(app, [*command, str(path)]), what)
+            return _read(editor, path, text, what)
     except OSError as error:
         raise RequestError(
             f"Cannot write a file for {editor} in {safe(tempfile.gettempdir())}: {error.strerror}."
@@ -85,7 +89,7 @@ def _run(app: App[Any], command: list[str]) -> int:
             else:
                 why = ""
     except SuspendNotSupported:
-        raise RequestError("This terminal cannot be handed to an editor.") from None
+        raise NoEditorError("This terminal cannot be handed to an editor.") from None
     if why:
         raise RequestError(f"Cannot start {safe(command[0], one_line=True)}: {why}.")
     return status
@@ -107,33 +111,33 @@ def _deaf_to_keys() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _check_end(editor: str, status: int) -> None:
+def _check_end(editor: str, status: int, what: str) -> None:
     if status < 0:
-        raise RequestError(f"{editor} was ended by signal {-status}; the prompt stays.")
+        raise RequestError(f"{editor} was ended by signal {-status}; the {what} stays.")
     if status:
-        raise RequestError(f"{editor} ended with status {status}; the prompt stays.")
+        raise RequestError(f"{editor} ended with status {status}; the {what} stays.")
 
 
-def _read(editor: str, path: Path, before: str) -> str:
+def _read(editor: str, path: Path, before: str, what: str = "prompt") -> str:
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
     except FileNotFoundError:
-        raise RequestError(f"{editor} left no file behind; the prompt stays.") from None
+        raise RequestError(f"{editor} left no file behind; the {what} stays.") from None
     except OSError as error:
         raise RequestError(
-            f"What {editor} left cannot be read: {error.strerror}; the prompt stays."
+            f"What {editor} left cannot be read: {error.strerror}; the {what} stays."
         ) from None
     if len(data) > LARGEST:
         raise RequestError(
-            f"{editor} left more than {LARGEST >> 20} MiB, which is no prompt; the prompt stays."
+            f"{editor} left more than {LARGEST >> 20} MiB, which is no {what}; the {what} stays."
         )
     try:
         after = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RequestError(
             f"What {editor} left is not UTF-8 at byte {error.start:,} "
-            f"(0x{data[error.start]:02x}); save it as UTF-8. The prompt stays."
+            f"(0x{data[error.start]:02x}); save it as UTF-8. The {what} stays."
         ) from None
     after = with_line_feeds(after)
     # Editors end a text with a line feed of their own.

@@ -8,16 +8,18 @@ from typing import ClassVar
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import ScrollableContainer, Vertical
 from textual.content import Content
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 from textual.worker import get_current_worker
 
+from megatron_model.run.comparison import Compared, read_run
 from megatron_model.run.folder import RunFolder, list_runs
 from megatron_model.util.text import safe
-from megatron_tui.training.difference_table import difference_table
-from megatron_tui.training.other_runs import COLOURS, SIGNS, Compared, read_run
+from megatron_tui.comparison.lines import colour_of, sign_of
+from megatron_tui.comparison.writing import ask_where_to_write
+from megatron_tui.training.difference_table import WIDEST, difference_table
 from megatron_tui.ui import formatting
 from megatron_tui.ui.key_hints import KeyHints
 from megatron_tui.ui.modal import ModalScreen, Options
@@ -49,6 +51,12 @@ class CompareScreen(ModalScreen[tuple[Compared, ...]]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("x", "clear", "Unmark all", tooltip="Compare with nothing", id="compare.clear"),
         Binding("escape,c,q", "close", "Close", tooltip="Back to the chart", id="compare.close"),
+        Binding("v", "view", "View", tooltip="Lay them over each other, ranked", id="compare.view"),
+        Binding("w", "write", "Write", tooltip="Write what differs to a file", id="compare.write"),
+        Binding("h,left", "aside(-1)", show=False, tooltip="Table to the left", id="compare.left"),
+        Binding(
+            "l,right", "aside(1)", show=False, tooltip="Table to the right", id="compare.right"
+        ),
         Binding("j", "move('down')", show=False),
         Binding("k", "move('up')", show=False),
         Binding(
@@ -80,7 +88,7 @@ class CompareScreen(ModalScreen[tuple[Compared, ...]]):
         with Vertical(classes="compare"):
             yield Label(Content.assemble((f"Compare {self._own.name} with", "bold")))
             yield RunList(markup=False)
-            with VerticalScroll(can_focus=False):
+            with ScrollableContainer(can_focus=False):
                 yield Label(classes="table")
             yield KeyHints()
 
@@ -108,6 +116,7 @@ class CompareScreen(ModalScreen[tuple[Compared, ...]]):
         self._show_table()
 
     def _show_list(self) -> None:
+        self.refresh_bindings()
         options = self.query_one(OptionList)
         before = options.highlighted or 0
         options.clear_options()
@@ -122,7 +131,9 @@ class CompareScreen(ModalScreen[tuple[Compared, ...]]):
         if name not in names:
             return Content(f"    {shown}")
         place = names.index(name)
-        return Content.assemble((f"  {SIGNS[place]} ", f"bold ${COLOURS[place]}"), (shown, "bold"))
+        return Content.assemble(
+            (f"  {sign_of(place)} ", f"bold ${colour_of(place)}"), (shown, "bold")
+        )
 
     def _show_table(self) -> None:
         text = self.query_one(".table", Label)
@@ -131,7 +142,7 @@ class CompareScreen(ModalScreen[tuple[Compared, ...]]):
         elif not self.marked:
             text.show(Content.styled("Mark a run: its settings stand here beside these.", "$quiet"))
         else:
-            width = max(40, self.query_one(VerticalScroll).size.width - 2)
+            width = max(40, self.query_one(ScrollableContainer).size.width - 2)
             text.show(difference_table(self._own, self.marked, width), layout=True)
 
     @on(OptionList.OptionSelected)
@@ -149,10 +160,8 @@ class CompareScreen(ModalScreen[tuple[Compared, ...]]):
             self.marked = kept
             self._show_list()
             self._show_table()
-        elif len(self.marked) < len(SIGNS):
-            self._read(self._folders[index])
         else:
-            self.notify(f"{len(SIGNS)} runs at most: more lines cannot be told apart.")
+            self._read(self._folders[index])
 
     @work(thread=True, group="compare-read", exit_on_error=False)
     def _read(self, folder: RunFolder) -> None:
@@ -161,7 +170,7 @@ class CompareScreen(ModalScreen[tuple[Compared, ...]]):
             self.app.call_from_thread(self._mark, run)
 
     def _mark(self, run: Compared) -> None:
-        if len(self.marked) < len(SIGNS) and all(run.name != other.name for other in self.marked):
+        if all(run.name != other.name for other in self.marked):
             self.marked.append(run)
         self._show_list()
         self._show_table()
@@ -171,6 +180,25 @@ class CompareScreen(ModalScreen[tuple[Compared, ...]]):
         self.marked = []
         self._show_list()
         self._show_table()
+
+    def action_write(self) -> None:
+        """Ask for a file, and write the table of what differs."""
+        ask_where_to_write(self.app, [self._own, *self.marked])
+
+    def action_view(self) -> None:
+        """Show the run and those that are marked over each other."""
+        from megatron_tui.comparison.screen import ComparisonScreen
+
+        self.app.push_screen(ComparisonScreen([self._own, *self.marked]))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer what needs another run only where one is marked."""
+        return bool(self.marked) if action in ("write", "view", "clear") else True
+
+    def action_aside(self, direction: int) -> None:
+        """Scroll a wide table."""
+        scroll = self.query_one(ScrollableContainer)
+        scroll.scroll_relative(x=direction * WIDEST, animate=False)
 
     def action_close(self) -> None:
         """Close with the marked runs."""
@@ -183,5 +211,5 @@ class CompareScreen(ModalScreen[tuple[Compared, ...]]):
 
     def action_page(self, direction: int) -> None:
         """Scroll the table."""
-        scroll = self.query_one(VerticalScroll)
+        scroll = self.query_one(ScrollableContainer)
         scroll.scroll_relative(y=direction * max(1, scroll.size.height - 1), animate=False)

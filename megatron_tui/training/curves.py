@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from megatron_model.events.schema import DeviceSampled, RunStarted
+from megatron_model.events.smoothing import smooth
 from megatron_model.events.state import RunState, Series
 from megatron_tui.plot.overlays import Mark, Reference
 from megatron_tui.plot.painter import Curve, Limits, Plot, between, fit_limits
@@ -15,30 +16,11 @@ from megatron_tui.training.chart_view import SMOOTHING, Axis, ChartView, Unit, i
 from megatron_tui.training.other_runs import OtherRun
 from megatron_tui.ui import formatting
 
-_SETTLING_POINTS = 10
-"""How slowly smoothing sets in: the steep beginning of a run is not dragged along."""
-
 Metric: TypeAlias = Literal["memory", "gradient", "rate", "speed"]
 LONGEST = 3.0
 """A run compared with is shown up to so many times the length of the one on show."""
 
 METRICS: tuple[Metric, ...] = ("memory", "gradient", "rate", "speed")
-
-
-def smooth(values: Sequence[float], kept: float) -> list[float]:
-    """Return the running mean that keeps `kept` of its past, less where there is little past."""
-    if not kept:
-        return list(values)
-    mean = 0.0
-    result = []
-    for index, value in enumerate(values):
-        if not math.isfinite(value):
-            result.append(math.nan)
-            continue
-        keep = min(kept, index / (index + _SETTLING_POINTS))
-        mean = keep * mean + (1 - keep) * value
-        result.append(mean)
-    return result
 
 
 def loss_plot(state: RunState, view: ChartView, others: Sequence[OtherRun] = ()) -> Plot:

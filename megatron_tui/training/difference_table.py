@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from textual.content import Content
 
-from megatron_model.config.fields import RunConfig, differences, get_setting
+from megatron_model.config.fields import RunConfig, get_setting
+from megatron_model.run.comparison import Compared, differing
 from megatron_model.util.text import safe
+from megatron_tui.comparison.lines import colour_of, sign_of
 from megatron_tui.training.fork_form import label
-from megatron_tui.training.other_runs import COLOURS, SIGNS, Compared
 from megatron_tui.ui import formatting
 from megatron_tui.ui.draft import value_text
 
@@ -28,11 +29,7 @@ def difference_rows(own: Compared, others: Sequence[Compared]) -> list[tuple[str
         ("step", *(formatting.exact(run.state.step) for run in runs)),
         ("time", *(formatting.duration(run.state.elapsed_seconds or None) for run in runs)),
     ]
-    keys: dict[str, None] = {}
-    for other in others:
-        if own.config is not None and other.config is not None:
-            keys.update(dict.fromkeys(differences(other.config, own.config)))
-    for key in keys:
+    for key in differing(runs):
         rows.append((label(key), *(_value(run.config, key) for run in runs)))
     return rows
 
@@ -40,7 +37,7 @@ def difference_rows(own: Compared, others: Sequence[Compared]) -> list[tuple[str
 def difference_table(own: Compared, others: Sequence[Compared], width: int) -> Content:
     """Return the table as text: columns that fit, long values cut in their middle."""
     rows = difference_rows(own, others)
-    heading = ("", "this run", *(f"{sign}" for sign, _ in zip(SIGNS, others, strict=False)))
+    heading = ("", "this run", *(sign_of(place) for place in range(len(others))))
     named = max((len(row[0]) for row in rows), default=0)
     each = max(8, min(WIDEST, (width - named) // (len(others) + 1) - 2))
     lines = [_row(heading, named, each, bold=True)]
@@ -55,7 +52,7 @@ def _row(cells: Sequence[str], named: int, each: int, *, bold: bool) -> Content:
     for number, cell in enumerate(cells[1:]):
         style = "bold" if bold else ""
         if bold and number:
-            style = f"bold ${COLOURS[number - 1]}"
+            style = f"bold ${colour_of(number - 1)}"
         text = formatting.shortened(cell, each)
         parts.append(Content.assemble("  ", (text.rjust(each), style)))
     return Content("").join(parts)

@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_model.config.fields import RunConfig
 from megatron_model.events.state import RunState
+from megatron_model.run.archive import archive_of, runs_dir_of
+from megatron_model.run.comparison import Compared
 from megatron_model.run.folder import RunFolder
 from megatron_model.util.errors import RequestError
-from megatron_model.util.text import safe
-
-SIGNS = "ABCD"
-"""Letters of the runs compared with; no more of them: nobody can tell more lines apart."""
-COLOURS = ("chart-compare-1", "chart-compare-2", "chart-compare-3", "chart-compare-4")
+from megatron_tui.comparison.lines import colour_of, sign_of
 
 GENERATIONS = 16
 """A fork of a fork of a fork: so many are followed back."""
@@ -33,30 +30,11 @@ class OtherRun:
     """The step from which on its curve is not shown."""
 
 
-@dataclass(frozen=True, eq=False)
-class Compared:
-    """A run with what is compared; `config` is None where its run.toml cannot be read."""
-
-    name: str
-    state: RunState
-    config: RunConfig | None
-
-
-def read_run(folder: RunFolder, state: RunState | None = None) -> Compared:
-    """Read a run to compare with; a state that is known already is taken as it is."""
-    try:
-        config = folder.read_config()
-    except RequestError:
-        config = None
-    name = safe(folder.name, one_line=True)
-    return Compared(name, folder.state() if state is None else state, config)
-
-
 def lettered(runs: Sequence[Compared]) -> list[OtherRun]:
     """Return the runs compared with as curves with a letter each."""
     return [
-        OtherRun(run.name, run.state, sign, colour)
-        for run, sign, colour in zip(runs, SIGNS, COLOURS, strict=False)
+        OtherRun(run.name, run.state, sign_of(place), colour_of(place))
+        for place, run in enumerate(runs)
     ]
 
 
@@ -71,7 +49,10 @@ def ancestors(folder: RunFolder) -> list[OtherRun]:
     while (parent := folder.read_parent()) is not None and len(found) < GENERATIONS:
         name, step = parent
         until = min(until, step)
-        path = folder.path.parent / name
+        runs_dir = runs_dir_of(folder)
+        path = runs_dir / name
+        if path.name == name and not path.exists():  # it may have been put aside
+            path = archive_of(runs_dir) / name
         if path in seen or path.name != name:
             break
         seen.add(path)

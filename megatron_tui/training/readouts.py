@@ -9,11 +9,12 @@ from typing import Literal
 from textual.content import Content
 
 from megatron_model.events.schema import local_time
+from megatron_model.events.smoothing import smooth
 from megatron_model.events.state import LogLine, RunState
 from megatron_model.util.text import safe
 from megatron_tui.training.alerts import Alert
 from megatron_tui.training.chart_view import SMOOTHING, Axis, ChartView, Unit, in_unit, nearest
-from megatron_tui.training.curves import Metric, memory_unit, metric_series, smooth
+from megatron_tui.training.curves import Metric, memory_unit, metric_series
 from megatron_tui.training.other_runs import OtherRun
 from megatron_tui.ui import formatting
 from megatron_tui.ui.formatting import MISSING

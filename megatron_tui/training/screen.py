@@ -15,6 +15,7 @@ from textual.events import ScreenResume
 from textual.worker import get_current_worker
 
 from megatron_model.events.state import RunState
+from megatron_model.run.comparison import Compared, read_run
 from megatron_model.run.control import Command
 from megatron_model.run.folder import RunFolder
 from megatron_model.util.errors import RequestError
@@ -33,7 +34,7 @@ from megatron_tui.training.alerts import AlertWatch
 from megatron_tui.training.chart_control import ChartControl
 from megatron_tui.training.film_strip import FilmStrip
 from megatron_tui.training.keys import CHART_KEYS, PANEL_KEYS, RUN_KEYS
-from megatron_tui.training.other_runs import Compared, OtherRun, ancestors, lettered, read_run
+from megatron_tui.training.other_runs import OtherRun, ancestors, lettered
 from megatron_tui.training.panel_board import PanelBoard
 from megatron_tui.training.panels import AlertBar, RunProgress
 from megatron_tui.training.run_dialogs import RunDialogs

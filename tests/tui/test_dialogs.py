@@ -23,6 +23,7 @@ import megatron_tui
 from megatron_model.run.folder import RunFolder
 from megatron_model.util.errors import RequestError
 from megatron_tui.app import MegatronApp
+from megatron_tui.comparison.screen import ComparisonScreen
 from megatron_tui.generation.dialogs import AskText, HistoryScreen
 from megatron_tui.generation.prompt_history import PromptHistory
 from megatron_tui.services.preferences import Preferences
@@ -164,6 +165,7 @@ DIALOGS: dict[str, Callable[[], Screen[Any]]] = {
 }  # fmt: skip
 
 ELSEWHERE: set[type[Screen[Any]]] = {
+    ComparisonScreen,  # with runs, in tests/tui/runs/test_board.py
     CompareScreen,  # these are opened by keys, below
     FileBrowser,
     HelpScreen,

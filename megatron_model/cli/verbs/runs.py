@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from megatron_model.cli.asked import runs_dir
 from megatron_model.events.describe import loss_text
 from megatron_model.events.schema import local_time
+from megatron_model.run.archive import archive_of
 from megatron_model.run.facts import KINDS, RunFacts, sorted_by
 from megatron_model.run.folder import list_runs
 from megatron_model.util.text import bytes_text, safe
@@ -20,6 +21,7 @@ megatron-model runs
 megatron-model runs --sort val --filter 'val<1.5 and corpus~shake'
 megatron-model runs --sort size --reverse
 megatron-model runs --filter 'model.layers>=6 and not (status=failed or tag=bad) and age<7d'
+megatron-model runs --archived
 megatron-model runs --json
 """
 
@@ -38,13 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sort", metavar="COLUMN", help="rising by what --filter knows, such as val or size"
     )
     parser.add_argument("--reverse", action="store_true", help="turn the order around")
+    parser.add_argument("--archived", action="store_true", help="those that were put aside")
     parser.add_argument("--names", action="store_true", help="print the names alone")
     parser.add_argument("--json", action="store_true", help="print one JSON object a run")
 
 
 def run(options: argparse.Namespace) -> int:
     """List the runs; one that cannot be shown is a line that says why."""
-    found: Iterable[RunFacts] = map(RunFacts, list_runs(runs_dir(options)))
+    where = archive_of(runs_dir(options)) if options.archived else runs_dir(options)
+    found: Iterable[RunFacts] = map(RunFacts, list_runs(where))
     if options.filter is not None:
         from megatron_model.run.query import parse_query
 

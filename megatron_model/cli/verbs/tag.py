@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from msgspec.structs import replace
-
 from megatron_model.cli.asked import RUN_HELP, runs_dir
-from megatron_model.run.about import read_about, write_about
+from megatron_model.run.about import read_about, with_tags, write_about
 from megatron_model.run.folder import find_run
 from megatron_model.util.errors import RequestError
 from megatron_model.util.text import safe
@@ -38,16 +36,10 @@ def run(options: argparse.Namespace) -> int:
         for tag in about.tags:
             print(tag)
         return 0
-    tags = dict.fromkeys(about.tags)
     for word in options.tags:
-        sign, tag = word[:1], word[1:]
-        if sign not in ("+", "-") or tag.startswith("-"):
+        if word[:1] not in ("+", "-") or word.startswith("-", 1):
             raise RequestError(
                 f'"{safe(word, one_line=True)}" is no +TAG or -TAG; options stand before RUN.'
             )
-        if sign == "+":
-            tags[tag] = None
-        else:
-            tags.pop(tag, None)
-    write_about(folder, replace(about, tags=tuple(tags)))
+    write_about(folder, with_tags(about, options.tags))
     return 0

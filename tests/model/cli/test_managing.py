@@ -387,3 +387,33 @@ def test_the_examples_of_a_verb_are_in_its_help_and_can_be_asked(run: Run, verb:
             words = shlex.split(command.partition(" > ")[0])
             assert words[0] == "megatron-model"
             assert parse(words[1:]).verb == words[1]
+
+
+# archive, compare
+
+
+def test_runs_are_put_aside_and_brought_back(run: Run, three: list[RunFolder]) -> None:
+    old, better, new = (each.name for each in three)
+    assert run("archive", old, better).status == 0
+    assert names(run("runs").out) == [new]
+    assert set(names(run("runs", "--archived").out)) == {old, better}
+    assert_refused(run("archive", old), "There is no run")
+    assert run("archive", "--undo", old).err == f"brought back: {old}\n"
+    assert set(names(run("runs").out)) == {old, new}
+    with three[2].lock():
+        assert_refused(run("archive", old, new), "in training")
+    assert set(names(run("runs").out)) == {old, new}, "all that were named, or none"
+
+
+def test_runs_are_compared(run: Run, three: list[RunFolder], tmp_path: Path) -> None:
+    old, better, new = (each.name for each in three)
+    lines = run("compare", old, better, new).out.splitlines()
+    assert [line.split()[:2] for line in lines[1:3]] == [["1", better], ["2", old]]
+    assert lines[3].split()[0] == new
+    table, page = tmp_path / "table.csv", tmp_path / "table.md"
+    files = ("--csv", str(table), "--markdown", str(page))
+    assert run("compare", old, better, "--by", "flops", *files).out == ""
+    assert table.read_text().splitlines()[1].startswith(f"1,{better},")
+    assert page.read_text().splitlines()[2].startswith(f"| 1 | {better} |")
+    assert_refused(run("compare", old), "two runs or more")
+    assert_refused(run("compare", old, better, "--csv", str(tmp_path)), "Cannot write")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from textual.widgets import Input
 
 from megatron_model.run.about import About, write_about
 from megatron_model.run.folder import RunFolder
+from megatron_tui.runs.listing import RunRow
+from megatron_tui.runs.reader import ORDERS, in_order
 from megatron_tui.runs.screen import RunsScreen
 from megatron_tui.ui.ask_values import AskValues
 from tests.tui.conftest import copy_recorded, make_app, make_workbench, until
@@ -71,11 +75,34 @@ async def test_runs_are_sorted_by_column_after_column(runs_dir: Path) -> None:
         await until(lambda: len(screen.rows) == 3 and all(row.known for row in screen.rows))
         newest = [row.name for row in screen.rows]
         panel = screen.query_one("#table-panel")
-        for order in ("best", "most steps", "last updated", "name"):
+        for order in [name for name in ORDERS if name != "newest"]:
             await pilot.press("o")
             await until(lambda order=order: str(panel.border_subtitle) == order)  # type: ignore[misc]
-        await until(lambda: [row.name for row in screen.rows] == sorted(newest))
-        assert [row.name for row in screen.table.shown] == sorted(newest)
+            if order == "run":
+                await until(lambda: [row.name for row in screen.rows] == sorted(newest))
+                assert [row.name for row in screen.table.shown] == sorted(newest)
+                await pilot.press("O")
+                await until(lambda: [row.name for row in screen.rows] == sorted(newest)[::-1])
+                assert str(panel.border_subtitle) == "run, turned round"
         await pilot.press("o")
         await until(lambda: [row.name for row in screen.rows] == newest)
         assert not panel.border_subtitle
+
+
+def test_what_has_no_value_comes_last_whichever_way_the_others_are() -> None:
+    blank = RunRow.unread(RunFolder(Path("unread")))
+    rows = [
+        replace(blank, name=name, standing="finished", best_val_loss=loss, size=size)
+        for name, loss, size in (("a", 2.0, 5), ("nan", math.nan, None), ("b", 1.0, 7))
+    ]
+    for order, turned, expected in (
+        ("best", False, ["b", "a", "nan"]),
+        ("best", True, ["a", "b", "nan"]),
+        ("disk", False, ["b", "a", "nan"]),
+        ("disk", True, ["a", "b", "nan"]),
+        ("newest", False, ["a", "nan", "b"]),
+        ("newest", True, ["b", "nan", "a"]),
+    ):
+        assert [row.name for row in in_order(rows, order, turned=turned)] == expected, order
+    for order in ORDERS:
+        assert len(in_order([*rows, blank], order, turned=True)) == 4

@@ -19,9 +19,17 @@ from megatron_model.events import schema as events
 from megatron_model.events.log import EventLog, last_event, read_events
 from megatron_model.events.schema import Event, decode_event, decode_events, encode_event
 from megatron_model.events.state import RunState
+from megatron_model.run.comparison import AXES, Compared, ranked
 from megatron_model.run.folder import RunFolder, list_runs
+from megatron_tui.comparison.view import (
+    ComparisonView,
+    comparison_curves,
+    comparison_plot,
+    legend_row,
+)
 from megatron_tui.plot.painter import Painter
 from megatron_tui.runs.listing import read_row
+from megatron_tui.runs.preview import preview_of
 from megatron_tui.runs.screen import RunsScreen
 from megatron_tui.services.process_run import ProcessRun
 from megatron_tui.services.run_log import RunLog
@@ -32,7 +40,7 @@ from megatron_tui.training.chart_view import UNITS, X_AXES, ChartView
 from megatron_tui.training.curves import METRICS
 from megatron_tui.training.difference_table import difference_table
 from megatron_tui.training.film_strip import FilmStrip
-from megatron_tui.training.other_runs import Compared, lettered
+from megatron_tui.training.other_runs import lettered
 from megatron_tui.training.screen import TrainingScreen
 from megatron_tui.ui import formatting
 from tests.tui.conftest import NOW, copy_recorded, make_app, make_workbench, until
@@ -105,6 +113,17 @@ def show_everything(state: RunState, folder: RunFolder, view: ChartView) -> None
     film_strip.film_line(state.samples, FilmStrip().index(state.samples), 60)
     other = Compared("other", state, None)
     difference_table(other, [other], 60)
+    for by in AXES:
+        both = ranked([other, other], by)
+        compared = comparison_plot(
+            comparison_curves(both, ComparisonView(by)), ComparisonView(by), 0
+        )
+        if not compared.empty:
+            assert len(Painter().draw(compared, 50, 8)) == 8
+        assert all(legend_row(each, 0, []) for each in both)
+    preview = preview_of(state)
+    if not preview.plot.empty:
+        Painter().draw(preview.plot, 50, 8)
     for look in (view, view.zoomed(5)):
         moved = chart_view.moved_cursor(state, look, 50, -1)
         chart_view.panned(state, moved, -1)

@@ -1,0 +1,1 @@
+"""Runs laid over each other, ranked, and the table of what differs between them."""
