@@ -102,12 +102,30 @@ def choose(
         draw: the randomness; not used without a temperature.
         recent: the tokens that a repetition penalty is about.
     """
-    numbers = penalise_repetition(
-        np.asarray(logits, np.float64), recent, sampling.repetition_penalty
-    )
+    numbers = _penalised(logits, sampling, recent)
     if sampling.temperature == 0.0:
         return int(numbers.argmax())
     return invert(_filtered(to_probabilities(numbers, sampling.temperature), sampling), draw)
+
+
+def shares_of(
+    logits: Sequence[float] | NDArray[Any], sampling: SamplingConfig, recent: Iterable[int] = ()
+) -> Numbers:
+    """Return the share of draws in which `choose` picks each token."""
+    numbers = _penalised(logits, sampling, recent)
+    if sampling.temperature == 0.0:
+        likeliest = np.zeros_like(numbers)
+        likeliest[numbers.argmax()] = 1.0
+        return likeliest
+    kept = _filtered(to_probabilities(numbers, sampling.temperature), sampling)
+    shares: Numbers = kept / kept.sum()
+    return shares
+
+
+def _penalised(
+    logits: Sequence[float] | NDArray[Any], sampling: SamplingConfig, recent: Iterable[int]
+) -> Numbers:
+    return penalise_repetition(np.asarray(logits, np.float64), recent, sampling.repetition_penalty)
 
 
 def _filtered(probabilities: Numbers, sampling: SamplingConfig) -> Numbers:
@@ -170,6 +188,10 @@ class Stream:
         token = choose(logits, self.sampling, next(self._draws), self._recent)
         self.write(token)
         return token
+
+    def shares(self, logits: NDArray[np.float32]) -> Numbers:
+        """Return how often `pick` would return each token, from logits (V,)."""
+        return shares_of(logits, self.sampling, self._recent)
 
     def write(self, token: int) -> None:
         """Take the next token, wherever it was chosen."""
@@ -359,6 +381,26 @@ def generate_batch(
         model, start, streams, cached=cached, precision=precision, written=before
     ):
         yield ["" if token is None else vocabulary[token] for token in column]
+
+
+def continue_lines(
+    model: nn.Module, tokenizer: CharTokenizer, text: str, sampling: SamplingConfig
+) -> Iterator[tuple[int, str]]:
+    """Go on with each line of `text` by itself, to the end of the line that it becomes.
+
+    Yield the number of a line and a character after it; an empty one once the line is over. Empty
+    lines are left as they are.
+
+    Raises:
+        UnknownCharacterError: the text has characters outside the vocabulary.
+    """
+    to_its_end = msgspec.structs.replace(sampling, stop="\n")
+    for number, line in enumerate(text.split("\n")):
+        if line:
+            for character in generate_stream(model, tokenizer, line, to_its_end):
+                if character != "\n":
+                    yield number, character
+        yield number, ""
 
 
 def several(sampling: SamplingConfig, count: int) -> list[SamplingConfig]:
