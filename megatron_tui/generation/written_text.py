@@ -85,8 +85,13 @@ class WrittenText:
             for each in fields_of(SamplingConfig)
             if each.name != "max_new_tokens" and each.kind is not str
         ]
-        if self.sampling.stop:
-            words.append(f"stop text {self.sampling.stop!r}")
+        for name, value in (
+            ("stop text", self.sampling.stop),
+            ("forbidden", self.sampling.forbidden),
+            ("only", self.sampling.only),
+        ):
+            if value:
+                words.append(f"{name} {value!r}")
         lines = [
             f"written by the run {self.run}, {self.which}",
             f"{plural(self.length, 'character')} after a prompt of {len(self.prompt):,}",
