@@ -31,6 +31,7 @@ EXIT_FAILED = 1
 VERBS = {
     "train": "train a model, or resume a run",
     "sample": "write text with a model",
+    "flipbook": "one prompt through all checkpoints of a run, as a film",
     "evaluate": "loss over the validation split",
     "preflight": "what a run will cost",
     "settings": "what can be set, to what, and what it does",

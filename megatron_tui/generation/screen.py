@@ -131,6 +131,8 @@ class GenerationScreen(WorkbenchScreen):
         _key("lines", "E", "lines", "Each line", "Go on with each line of the prompt by itself"),
         _key("fill", "f", "fill", "Fill in", "Write what stands between the prompt and another "
              "text"),
+        _key("flipbook", "F", "flipbook", "Flipbook", "The prompt through all checkpoints of the "
+             "run"),
         _key("attention", "A", "attention", "Attention", "See where the model looks"),
         _key("duel", "D", "duel", "Duel", "Let two models write side by side"),
         _key("several", "S", "several", "Several", "Write several texts at once"),
@@ -240,6 +242,7 @@ class GenerationScreen(WorkbenchScreen):
             "microscope": chosen,
             "lines": chosen and bool(self._typed),
             "fill": chosen,
+            "flipbook": chosen,
             "duel": chosen,
             "several": chosen,
             "ladder": chosen,
@@ -599,6 +602,16 @@ class GenerationScreen(WorkbenchScreen):
         if chosen is not None:
             prompt = self._prompt_for_others()
             self.app.push_screen(LinesScreen(self.workbench, chosen, prompt, self.draft.sampling))
+
+    def action_flipbook(self) -> None:
+        """Write the prompt with every checkpoint of the run."""
+        from megatron_tui.generation.flipbook import FlipbookScreen
+
+        chosen, prompt = self.models.chosen, self._prompt_for_others()
+        if chosen is not None:
+            self.app.push_screen(
+                FlipbookScreen(self.workbench, chosen, prompt, self.draft.sampling)
+            )
 
     def action_fill(self) -> None:
         """Ask what comes after the gap, and look for what may stand in it."""
