@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
@@ -133,6 +134,7 @@ def as_svg(film: Film) -> str:
     that several frames have in common is stored once.
     """
     width, height = round(film.width * CELL), film.height * LINE
+    paper = _commonest_background(film)
     styles: dict[tuple[str, bool, bool], str] = {}
     rows: dict[tuple[Span, ...], str] = {}
     drawn: list[str] = []
@@ -144,7 +146,7 @@ def as_svg(film: Film) -> str:
                 continue
             if row not in rows:
                 rows[row] = f"r{len(rows)}"
-                drawn.append(f'<g id="{rows[row]}">{_drawn(row, styles)}</g>')
+                drawn.append(f'<g id="{rows[row]}">{_drawn(row, paper, styles)}</g>')
             uses.append(f'<use href="#{rows[row]}" y="{place * LINE}"/>')
         shown.append(f'<g transform="translate({number * width} 0)">{"".join(uses)}</g>')
     classes = "".join(
@@ -170,19 +172,29 @@ def as_svg(film: Film) -> str:
         f'viewBox="0 0 {width + 2 * edge} {height + 2 * edge}" '
         f'width="{width + 2 * edge}" height="{height + 2 * edge}">'
         f"<title>{escape(film.title)}</title><style>{style}</style><defs>{''.join(drawn)}</defs>"
-        f'<rect width="100%" height="100%" rx="8" fill="{PAPER}"/>'
+        f'<rect width="100%" height="100%" rx="8" fill="{paper or PAPER}"/>'
         f'<svg x="{edge}" y="{edge}" width="{width}" height="{height}">'
         f'<g class="film">{"".join(shown)}</g></svg></svg>\n'
     )
 
 
-def _drawn(row: Iterable[Span], styles: dict[tuple[str, bool, bool], str]) -> str:
+def _commonest_background(film: Film) -> str:
+    """Return the background that need not be drawn."""
+    cells: Counter[str] = Counter()
+    for frame in film.frames:
+        for row in frame.rows:
+            for span in row:
+                cells[span.background] += span.width
+    return cells.most_common(1)[0][0] if cells else ""
+
+
+def _drawn(row: Iterable[Span], paper: str, styles: dict[tuple[str, bool, bool], str]) -> str:
     parts: list[str] = []
     column = 0
     for span in row:
         x, wide = round(column * CELL, 1), round(span.width * CELL, 1)
         column += span.width
-        if span.background:
+        if span.background not in ("", paper):
             parts.append(
                 f'<rect x="{x}" width="{wide + 0.3:.1f}" height="{LINE}" fill="{span.background}"/>'
             )
@@ -190,8 +202,8 @@ def _drawn(row: Iterable[Span], styles: dict[tuple[str, bool, bool], str]) -> st
             style = (span.colour, span.bold, span.underline)
             name = styles.setdefault(style, f"c{len(styles)}")
             parts.append(
-                f'<text class="{name}" x="{x}" y="{LINE - 5}" textLength="{wide}" '
-                f'xml:space="preserve">{escape(span.text, quote=False)}</text>'
+                f'<text class="{name}" x="{x}" y="{LINE - 5}" textLength="{wide}">'
+                f"{escape(span.text, quote=False)}</text>"
             )
     return "".join(parts)
 
