@@ -29,7 +29,7 @@ GPU_READY := $(DEV)
 GPU_PYTHON := $(BIN)/python
 endif
 
-.PHONY: check-gpu bench-gpu wheels run test test-slow check format lint types pages docs screenshots torture clean
+.PHONY: check-gpu bench-gpu wheels run test test-slow check format lint types pages docs screenshots tour torture clean
 
 run: $(RUNS)
 	$(BIN)/megatron-tui
@@ -73,6 +73,9 @@ docs: $(DOCS)
 
 screenshots: $(DEV)
 	$(BIN)/python -m tools.screenshots
+
+tour: $(DEV)
+	$(BIN)/python -m tools.tour
 
 torture: $(DEV)
 	$(BIN)/python -m benchmarks.torture

@@ -18,7 +18,9 @@ from megatron_model.config.fields import SamplingConfig
 from megatron_model.data.batches import TokenArray
 from megatron_model.data.token_cache import check_whole
 from megatron_model.data.tokenizer import CharTokenizer, UnknownCharacterError
+from megatron_model.inference.decoder import Decoder
 from megatron_model.inference.sampler import (
+    Numbers,
     check_finite,
     generate_batch,
     generate_columns,
@@ -163,6 +165,84 @@ def generate_scored(
             None if token is None else _score(tokenizer.vocabulary, token, logs[row], tops[row])
             for row, token in enumerate(column)
         ]
+
+
+class Rival(msgspec.Struct, frozen=True):
+    """A character that might stand at a place: how likely for the model, how often drawn."""
+
+    character: str
+    probability: float
+    drawn: float
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """A place in a text: the character that came there, and those that might have.
+
+    Args:
+        came: the one that came; its character is empty at the end of the text.
+        rivals: the likeliest, that one among them if it is.
+    """
+
+    came: Rival
+    rivals: tuple[Rival, ...]
+
+
+def watch(
+    model: nn.Module,
+    tokenizer: CharTokenizer,
+    prompt: str,
+    sampling: SamplingConfig,
+    written: str = "",
+    *,
+    skip: int = 0,
+    candidates: int = CANDIDATES,
+) -> Iterator[Moment]:
+    """Yield every character of `written` as it was drawn, then what is written on, then the end.
+
+    A text that is watched is the one that `generate_stream` writes with the same seed.
+
+    Args:
+        model: any model of this package.
+        tokenizer: its vocabulary.
+        prompt: what stands before it.
+        sampling: how it is drawn; its length counts from the beginning of `written`.
+        written: what was written already.
+        skip: characters of `written` that are read, but not told.
+        candidates: how many of the likeliest characters are told each time.
+
+    Raises:
+        UnknownCharacterError: the text has characters outside the vocabulary.
+    """
+    start, before = start_tokens(tokenizer, prompt), tokenizer.encode(written)
+    [reading] = make_streams(tokenizer, start, [sampling], before[:skip])
+    [writing] = make_streams(tokenizer, start, [sampling], before)
+    decoder = Decoder(model)
+    logits = decoder.start(start, before[:skip])[0]
+
+    def moment(shares: Numbers, token: int | None) -> Moment:
+        weights = np.exp(logits - logits.max())
+        probabilities = weights / weights.sum()
+        order = np.argsort(-probabilities, kind="stable")[:candidates]
+
+        def rival(one: int) -> Rival:
+            return Rival(tokenizer.vocabulary[one], float(probabilities[one]), float(shares[one]))
+
+        came = Rival("", 0.0, 0.0) if token is None else rival(token)
+        return Moment(came, tuple(rival(int(one)) for one in order))
+
+    for token in before[skip:]:
+        check_finite(logits)
+        yield moment(reading.shares(logits), token)
+        reading.write(token)
+        logits = decoder.step([token])[0]
+    while not writing.over:
+        check_finite(logits)
+        shares = writing.shares(logits)
+        token = writing.pick(logits)
+        yield moment(shares, token)
+        logits = decoder.step([token])[0]
+    check_finite(logits)
+    yield moment(writing.shares(logits), None)
 
 
 class AttentionView(msgspec.Struct, frozen=True):

@@ -32,6 +32,7 @@ VERBS = {
     "train": "train a model, or resume a run",
     "queue": "have runs trained one after the other",
     "sample": "write text with a model",
+    "flipbook": "one prompt through all checkpoints of a run, as a film",
     "evaluate": "loss over the validation split",
     "preflight": "what a run will cost",
     "settings": "what can be set, to what, and what it does",

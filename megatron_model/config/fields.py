@@ -330,12 +330,24 @@ class SamplingConfig(Settings, frozen=True, kw_only=True):
     min_p: Annotated[
         float, setting("Drop what is less likely than this share of the likeliest.", low=0, high=1)
     ] = 0.0
-    repetition_penalty: Annotated[
+    typical_p: Annotated[
         float,
         setting(
-            f"Above 1, the last {REPETITION_SPAN} characters become less likely.", low=1, high=10
+            "Draw from those that surprise as much as is usual here and reach p; 1 from all.",
+            low=0.01,
+            high=1,
         ),
     ] = 1.0
+    repetition_penalty: Annotated[
+        float,
+        setting("Above 1, the characters written last become less likely.", low=1, high=10),
+    ] = 1.0
+    repetition_window: Annotated[
+        int,
+        setting("How far back the penalty reaches.", unit="characters", low=1, high=100_000),
+    ] = REPETITION_SPAN
+    forbidden: Annotated[str, setting("Characters that are never drawn.")] = ""
+    only: Annotated[str, setting("No other characters are drawn; empty allows all.")] = ""
     seed: Annotated[int, setting("Same seed, same text.", low=0, high=2**63 - 1)] = 1337
     stop: Annotated[
         str, setting("Stop once this text was written; empty writes the full length.")

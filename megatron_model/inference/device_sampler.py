@@ -37,6 +37,16 @@ PLAINLY = Asked(sampled=True, likeliest=False, penalty=False, ranked=False, min_
 """A temperature, and nothing else."""
 
 
+def can_draw(sampling: SamplingConfig) -> bool:
+    """Whether what is here draws as `sampling` says; what is asked more rarely, the CPU draws."""
+    return (
+        sampling.typical_p >= 1.0
+        and not sampling.forbidden
+        and not sampling.only
+        and (sampling.repetition_penalty == 1.0 or sampling.repetition_window == REPETITION_SPAN)
+    )
+
+
 def what_is_asked(samplings: Sequence[SamplingConfig]) -> Asked:
     """Return which computations some ways of sampling need together."""
     return Asked(

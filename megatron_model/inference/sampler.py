@@ -19,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from megatron_model.config.fields import REPETITION_SPAN, SamplingConfig
+from megatron_model.config.fields import SamplingConfig
 from megatron_model.data.tokenizer import CharTokenizer
 from megatron_model.inference.decoder import Decoder, Logits
+from megatron_model.inference.device_sampler import can_draw
 from megatron_model.inference.graph_writer import Request, Written, write_on_card
 from megatron_model.inference.precision import Precision
 from megatron_model.util.errors import RequestError
@@ -80,6 +81,52 @@ def keep_min_p(probabilities: Numbers, share: float) -> Numbers:
     return result
 
 
+def keep_typical(probabilities: Numbers, p: float) -> Numbers:
+    """Keep the fewest that surprise most nearly as much as is to be expected, and reach share `p`.
+
+    What is expected is the entropy (Meister et al. 2023, locally typical sampling).
+    """
+    if p >= 1.0:
+        return probabilities
+    shares = probabilities / probabilities.sum()
+    # What is dropped already is infinitely far from anything.
+    surprise = -np.log(shares, out=np.full_like(shares, -np.inf), where=shares > 0)
+    entropy = float((shares[shares > 0] * surprise[shares > 0]).sum())
+    order = np.argsort(np.abs(surprise - entropy), kind="stable")
+    ordered = shares[order]
+    kept = order[ordered.cumsum() - ordered < p]
+    result = np.zeros_like(probabilities)
+    result[kept] = probabilities[kept]
+    return result
+
+
+def rule_out(logits: Numbers, tokens: Sequence[int]) -> Numbers:
+    """Make some tokens impossible."""
+    if not tokens:
+        return logits
+    result: Numbers = logits.copy()
+    result[list(tokens)] = -np.inf
+    return result
+
+
+def ruled_out(tokenizer: CharTokenizer, sampling: SamplingConfig) -> list[int]:
+    """Return the tokens that `forbidden` and `only` rule out.
+
+    Raises:
+        RequestError: nothing is left to draw.
+    """
+    tokens = [
+        token
+        for token, character in enumerate(tokenizer.vocabulary)
+        if character in sampling.forbidden or (sampling.only and character not in sampling.only)
+    ]
+    if len(tokens) == tokenizer.vocab_size:
+        raise RequestError(
+            "forbidden and only leave none of the model's characters to draw; allow some."
+        )
+    return tokens
+
+
 def invert(probabilities: Numbers, draw: float) -> int:
     """Return the index at which the cumulative sum passes share `draw`, in [0, 1), of the whole."""
     cumulative = probabilities.cumsum()
@@ -93,6 +140,7 @@ def choose(
     sampling: SamplingConfig,
     draw: float,
     recent: Iterable[int] = (),
+    out: Sequence[int] = (),
 ) -> int:
     """Return the token that `draw`, uniform in [0, 1), picks from logits (V,) under `sampling`.
 
@@ -101,17 +149,44 @@ def choose(
         sampling: how to draw from it.
         draw: the randomness; not used without a temperature.
         recent: the tokens that a repetition penalty is about.
+        out: the tokens that are ruled out.
     """
-    numbers = penalise_repetition(
-        np.asarray(logits, np.float64), recent, sampling.repetition_penalty
-    )
+    numbers = _penalised(logits, sampling, recent, out)
     if sampling.temperature == 0.0:
         return int(numbers.argmax())
     return invert(_filtered(to_probabilities(numbers, sampling.temperature), sampling), draw)
 
 
+def shares_of(
+    logits: Sequence[float] | NDArray[Any],
+    sampling: SamplingConfig,
+    recent: Iterable[int] = (),
+    out: Sequence[int] = (),
+) -> Numbers:
+    """Return the share of draws in which `choose` picks each token."""
+    numbers = _penalised(logits, sampling, recent, out)
+    if sampling.temperature == 0.0:
+        likeliest = np.zeros_like(numbers)
+        likeliest[numbers.argmax()] = 1.0
+        return likeliest
+    kept = _filtered(to_probabilities(numbers, sampling.temperature), sampling)
+    shares: Numbers = kept / kept.sum()
+    return shares
+
+
+def _penalised(
+    logits: Sequence[float] | NDArray[Any],
+    sampling: SamplingConfig,
+    recent: Iterable[int],
+    out: Sequence[int],
+) -> Numbers:
+    numbers = np.asarray(logits, np.float64)
+    return rule_out(penalise_repetition(numbers, recent, sampling.repetition_penalty), out)
+
+
 def _filtered(probabilities: Numbers, sampling: SamplingConfig) -> Numbers:
     probabilities = keep_top_k(probabilities, sampling.top_k)
+    probabilities = keep_typical(probabilities, sampling.typical_p)
     probabilities = keep_min_p(probabilities, sampling.min_p)
     return keep_top_p(probabilities, sampling.top_p)
 
@@ -144,6 +219,7 @@ class Stream:
         prompt: the tokens before it.
         stop: the tokens of the text it ends with; none if it goes on to its full length.
         written: what it has written before it was stopped; it goes on as if it had not been.
+        out: the tokens that are ruled out.
     """
 
     def __init__(
@@ -152,10 +228,12 @@ class Stream:
         prompt: Sequence[int] = (),
         stop: Sequence[int] = (),
         written: Sequence[int] = (),
+        out: Sequence[int] = (),
     ) -> None:
         self.sampling = sampling
+        self._out = out
         self._draws = islice(uniform_draws(sampling.seed), len(written), None)
-        self._recent = deque([*prompt, *written], maxlen=REPETITION_SPAN)
+        self._recent = deque([*prompt, *written], maxlen=sampling.repetition_window)
         self._stop = list(stop)
         self._tail: deque[int] = deque(written, maxlen=max(1, len(self._stop)))
         self._left = sampling.max_new_tokens - len(written)
@@ -167,9 +245,13 @@ class Stream:
 
     def pick(self, logits: NDArray[np.float32]) -> int:
         """Return the next token, chosen from logits (V,)."""
-        token = choose(logits, self.sampling, next(self._draws), self._recent)
+        token = choose(logits, self.sampling, next(self._draws), self._recent, self._out)
         self.write(token)
         return token
+
+    def shares(self, logits: NDArray[np.float32]) -> Numbers:
+        """Return how often `pick` would return each token, from logits (V,)."""
+        return shares_of(logits, self.sampling, self._recent, self._out)
 
     def write(self, token: int) -> None:
         """Take the next token, wherever it was chosen."""
@@ -189,6 +271,7 @@ def pick_together(streams: Sequence[Stream], logits: Logits) -> list[int | None]
         penalty = stream.sampling.repetition_penalty
         if penalty != 1.0:
             numbers[row] = penalise_repetition(numbers[row], stream._recent, penalty)
+        numbers[row] = rule_out(numbers[row], stream._out)
     temperatures = np.array([[max(stream.sampling.temperature, 1e-9)] for stream in streams])
     weights = np.exp((numbers - numbers.max(-1, keepdims=True)) / temperatures)
     weights /= weights.sum(-1, keepdims=True)
@@ -264,7 +347,8 @@ def generate_tokens(
 ) -> Iterator[list[int | None]]:
     """Write as `generate_columns` does, for callers that need no logits.
 
-    On a CUDA card the characters are drawn there, some at a time: see `graph_writer`.
+    On a CUDA card the characters are drawn there, some at a time, in the ways that it can draw: see
+    `graph_writer`.
     """
     if all(stream.over for stream in streams):
         return
@@ -276,7 +360,8 @@ def generate_tokens(
         [stream._draws for stream in streams],
         max(stream._left for stream in streams),
     )
-    parts = write_on_card(model, request, precision) if cached else None
+    on_card = cached and all(can_draw(stream.sampling) for stream in streams)
+    parts = write_on_card(model, request, precision) if on_card else None
     if parts is not None:
         with contextlib.closing(parts):
             yield from columns_of(parts, streams)
@@ -324,12 +409,16 @@ def make_streams(
     samplings: Iterable[SamplingConfig],
     written: Sequence[int] = (),
 ) -> list[Stream]:
-    """Return a stream for each way of sampling."""
+    """Return a stream for each way of sampling.
+
+    Raises:
+        RequestError: one of them rules every character out.
+    """
     streams = []
     for each in samplings:
         # What the model cannot write never comes.
         stop = [] if tokenizer.unknown(each.stop) else tokenizer.encode(each.stop)
-        streams.append(Stream(each, prompt, stop, written))
+        streams.append(Stream(each, prompt, stop, written, ruled_out(tokenizer, each)))
     return streams
 
 
@@ -359,6 +448,26 @@ def generate_batch(
         model, start, streams, cached=cached, precision=precision, written=before
     ):
         yield ["" if token is None else vocabulary[token] for token in column]
+
+
+def continue_lines(
+    model: nn.Module, tokenizer: CharTokenizer, text: str, sampling: SamplingConfig
+) -> Iterator[tuple[int, str]]:
+    """Go on with each line of `text` by itself, to the end of the line that it becomes.
+
+    Yield the number of a line and a character after it; an empty one once the line is over. Empty
+    lines are left as they are.
+
+    Raises:
+        UnknownCharacterError: the text has characters outside the vocabulary.
+    """
+    to_its_end = msgspec.structs.replace(sampling, stop="\n")
+    for number, line in enumerate(text.split("\n")):
+        if line:
+            for character in generate_stream(model, tokenizer, line, to_its_end):
+                if character != "\n":
+                    yield number, character
+        yield number, ""
 
 
 def several(sampling: SamplingConfig, count: int) -> list[SamplingConfig]:

@@ -1,4 +1,4 @@
-"""The dialogs of the Generation screen: search earlier prompts, paste a text to be read."""
+"""The dialogs of the Generation screen: earlier prompts, a text to be read, one character."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from textual.widgets import Input, OptionList, TextArea
 from textual.widgets.option_list import Option
 
 from megatron_model.util.text import safe
+from megatron_tui.generation.characters import character_name
 from megatron_tui.generation.prompt_history import PromptHistory
 from megatron_tui.ui.key_hints import KeyHints
 from megatron_tui.ui.modal import ModalScreen, Options
@@ -137,4 +138,56 @@ class AskText(ModalScreen[str | None]):
 
     def action_cancel(self) -> None:
         """Close without."""
+        self.dismiss(None)
+
+
+class CharacterInput(Input):
+    """Takes a single character; enter, which no field can hold, stands for the end of a line."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "screen.line_end", "Line end", tooltip="Put the end of a line there",
+                id="character.line_end"),
+    ]  # fmt: skip
+
+
+class AskCharacter(ModalScreen[str | None]):
+    """The first character typed is the answer, if the model knows it."""
+
+    CSS_PATH = "dialogs.tcss"
+    AUTO_FOCUS = "Input"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "cancel", "Cancel", tooltip="Leave the character", id="character.cancel",
+                priority=True),
+    ]  # fmt: skip
+
+    def __init__(self, title: str, vocabulary: str) -> None:
+        super().__init__()
+        self._title, self._vocabulary = title, vocabulary
+
+    def compose(self) -> ComposeResult:
+        """Title, field, what is wrong, keys."""
+        with Vertical(classes="dialog"):
+            yield Label(Content.styled(safe(self._title, one_line=True), "bold"))
+            yield CharacterInput(compact=True)
+            yield Label(classes="whole")
+            yield KeyHints()
+
+    @on(Input.Changed)
+    def _typed(self, event: Input.Changed) -> None:
+        if event.value:
+            self._take(event.value[-1])
+
+    def action_line_end(self) -> None:
+        """Take the end of a line."""
+        self._take("\n")
+
+    def _take(self, character: str) -> None:
+        if character in self._vocabulary:
+            self.dismiss(character)
+            return
+        name = character_name(character)
+        self.query_one(".whole", Label).show(f"The model has never seen {name}; type another one.")
+
+    def action_cancel(self) -> None:
+        """Leave it as it is."""
         self.dismiss(None)

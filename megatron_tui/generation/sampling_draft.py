@@ -24,11 +24,15 @@ PRESETS: dict[str, tuple[str, dict[str, str]]] = {
     "true": ("the model as it is", {"temperature": "1"}),
     "lively": ("surprising, but not absurd", {"temperature": "1.1", "min_p": "0.05"}),
     "wild": ("anything may happen", {"temperature": "1.5", "min_p": "0.02"}),
+    "typical": ("neither dull nor absurd", {"temperature": "1", "typical_p": "0.9"}),
     "no echo": ("repeats itself less", {"repetition_penalty": "1.2"}),
 }
 """Ways of sampling by name: what they are like, and where they differ from the defaults."""
 
-_KEPT = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+_KEPT = (
+    "temperature", "top_k", "top_p", "min_p", "typical_p",
+    "repetition_penalty", "repetition_window",
+)  # fmt: skip
 """What a preset decides; length, seed and stop text stay."""
 
 _STEPS: dict[str, list[float]] = {

@@ -126,6 +126,13 @@ class GenerationScreen(WorkbenchScreen):
         _key("continue", "a", "continue", "Go on", "Go on with the text"),
         _key("surprise", "H", "surprise", "Surprise", "See what surprised the model, character by "
              "character"),
+        _key("microscope", "x", "microscope", "Microscope", "Look at each character as it is drawn "
+             "and go on from another one"),
+        _key("lines", "E", "lines", "Each line", "Go on with each line of the prompt by itself"),
+        _key("fill", "f", "fill", "Fill in", "Write what stands between the prompt and another "
+             "text"),
+        _key("flipbook", "F", "flipbook", "Flipbook", "The prompt through all checkpoints of the "
+             "run"),
         _key("attention", "A", "attention", "Attention", "See where the model looks"),
         _key("duel", "D", "duel", "Duel", "Let two models write side by side"),
         _key("several", "S", "several", "Several", "Write several texts at once"),
@@ -232,6 +239,10 @@ class GenerationScreen(WorkbenchScreen):
             "save": written,
             "attention": written,
             "surprise": chosen,
+            "microscope": chosen,
+            "lines": chosen and bool(self._typed),
+            "fill": chosen,
+            "flipbook": chosen,
             "duel": chosen,
             "several": chosen,
             "ladder": chosen,
@@ -359,7 +370,9 @@ class GenerationScreen(WorkbenchScreen):
 
     def _show_status(self, status: GenerationStatus) -> None:
         text = self.session.text
-        self.query_one("#output", Panel).set_subtitle(self.session.describe(status))
+        output = self.query_one("#output", Panel)
+        output.set_title(text.provenance if text is not None else "text")
+        output.set_subtitle(self.session.describe(status))
         self._show_hint(status)
         self.query_one(ModelPanel).show(self.models, status.model, text)
         self.progress = Progress(
@@ -561,6 +574,64 @@ class GenerationScreen(WorkbenchScreen):
         chosen, text = self.models.chosen, self.session.text
         if chosen is not None and text is not None:
             self.app.push_screen(AttentionScreen(self.workbench, chosen, text.text))
+
+    def action_microscope(self) -> None:
+        """Watch the text being drawn: the one there is, or one that begins with the prompt."""
+        from megatron_tui.generation.microscope import MicroscopeScreen
+
+        chosen = self.models.chosen
+        if chosen is None:
+            return
+        under_way = self.workbench.generation.busy
+        self.catch_up()
+        text = self.session.text
+        if text is None or not text.text:
+            prompt, under_way = self._prompt_for_others(), True
+            text = WrittenText(
+                chosen.weights, chosen.run, chosen.words, self.draft.sampling, prompt
+            )
+        self.app.push_screen(
+            MicroscopeScreen(self.workbench, text, self.take_text, go_on=under_way)
+        )
+
+    def action_lines(self) -> None:
+        """Go on with each line of the prompt by itself."""
+        from megatron_tui.generation.lines import LinesScreen
+
+        chosen = self.models.chosen
+        if chosen is not None:
+            prompt = self._prompt_for_others()
+            self.app.push_screen(LinesScreen(self.workbench, chosen, prompt, self.draft.sampling))
+
+    def action_flipbook(self) -> None:
+        """Write the prompt with every checkpoint of the run."""
+        from megatron_tui.generation.flipbook import FlipbookScreen
+
+        chosen, prompt = self.models.chosen, self._prompt_for_others()
+        if chosen is not None:
+            self.app.push_screen(
+                FlipbookScreen(self.workbench, chosen, prompt, self.draft.sampling)
+            )
+
+    def action_fill(self) -> None:
+        """Ask what comes after the gap, and look for what may stand in it."""
+        from megatron_tui.generation.dialogs import AskText
+        from megatron_tui.generation.filling import FillingScreen
+
+        chosen, before = self.models.chosen, self._prompt_for_others()
+
+        def asked(after: str | None) -> None:
+            if chosen is not None and after:
+                self.app.push_screen(
+                    FillingScreen(
+                        self.workbench, chosen, before, self.reader.readable(after),
+                        self.draft.sampling, self.query_one(PromptArea).put,
+                    )
+                )  # fmt: skip
+
+        self.app.push_screen(
+            AskText("What comes after the gap? The prompt stands before it."), asked
+        )
 
     def action_duel(self) -> None:
         """Let two models write side by side."""

@@ -50,6 +50,18 @@ class WrittenText:
         """Prompt and all."""
         return self.prompt + self.written
 
+    @property
+    def provenance(self) -> str:
+        """What wrote it, in a line: run, weights, seed, and the settings that are not as usual."""
+        words = [f"{self.run}, {self.which}", f"seed {self.sampling.seed}"]
+        for each in fields_of(SamplingConfig):
+            value = getattr(self.sampling, each.name)
+            usual = value == each.default and each.name != "temperature"
+            if not usual and each.name not in ("seed", "max_new_tokens"):
+                shown = repr(value) if each.kind is str else value_text(value)
+                words.append(f"{each.name.replace('_', ' ')} {shown}")
+        return safe(" · ".join(words), one_line=True)
+
     def command(self) -> str:
         """Return the command that writes the text again; empty where there is none."""
         if isinstance(self.weights, Live):
@@ -71,10 +83,15 @@ class WrittenText:
         words = [
             f"{each.name.replace('_', ' ')} {value_text(getattr(self.sampling, each.name))}"
             for each in fields_of(SamplingConfig)
-            if each.name not in ("max_new_tokens", "stop")
+            if each.name != "max_new_tokens" and each.kind is not str
         ]
-        if self.sampling.stop:
-            words.append(f"stop text {self.sampling.stop!r}")
+        for name, value in (
+            ("stop text", self.sampling.stop),
+            ("forbidden", self.sampling.forbidden),
+            ("only", self.sampling.only),
+        ):
+            if value:
+                words.append(f"{name} {value!r}")
         lines = [
             f"written by the run {self.run}, {self.which}",
             f"{plural(self.length, 'character')} after a prompt of {len(self.prompt):,}",

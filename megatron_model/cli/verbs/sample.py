@@ -19,6 +19,7 @@ megatron-model sample first --prompt "ROMEO:"
 megatron-model sample first --prompt-file scene.txt --max-new-tokens 2000 --temperature 0.7
 megatron-model sample first --num-samples 5 --null > five.txt
 megatron-model sample first --num-samples 5 --jsonl
+megatron-model sample first --typical-p 0.9 --forbidden "0123456789"
 """
 
 
@@ -67,7 +68,8 @@ def run(options: argparse.Namespace) -> int:
     if options.num_samples < 1:
         raise RequestError(f"--num-samples is {options.num_samples}; it must be at least 1.")
     asked = {f.name: f.parse(getattr(options, f.name)) for f in fields_of(SamplingConfig)}
-    asked["stop"] = with_line_feeds(options.stop)
+    for name in ("stop", "forbidden", "only"):
+        asked[name] = with_line_feeds(getattr(options, name))
     sampling = msgspec.structs.replace(SamplingConfig(), **asked)
     loaded, _ = model_asked(options)
     from megatron_model.cli.output import read_prompt, write_json_lines, write_texts

@@ -296,6 +296,24 @@ def test_in_half_precision_it_says_almost_the_same(architecture: str) -> None:
             logits = decoder.step([token])
 
 
+@pytest.mark.parametrize(
+    "way",
+    [
+        SamplingConfig(typical_p=0.7),
+        SamplingConfig(forbidden="ab"),
+        SamplingConfig(only="abc"),
+        SamplingConfig(repetition_penalty=1.3, repetition_window=5),
+    ],
+)
+def test_what_a_card_cannot_draw_is_drawn_elsewhere(
+    card: list[GraphWriter], way: SamplingConfig
+) -> None:
+    model = model_with_opinions("modern", block_size=16)
+    asked = [msgspec.structs.replace(way, max_new_tokens=40)]
+    assert batch(model, "ab", asked) == on_cpu(model, "ab", asked)
+    assert not card
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_character_is_drawn_as_on_the_cpu(seed: int) -> None:
     draw = np.random.default_rng(seed)

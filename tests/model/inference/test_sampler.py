@@ -106,6 +106,37 @@ def test_min_p_keeps_what_is_likely_enough(probabilities: Numbers, share: float)
     assert np.all(probabilities[kept == 0] <= share * probabilities.max())
 
 
+@given(PROBABILITIES, st.floats(0.01, 1))
+def test_typical_keeps_what_surprises_as_expected(probabilities: Numbers, p: float) -> None:
+    kept = sampling.keep_typical(probabilities, p)
+    # Unlike by the other filters, the likeliest may be dropped.
+    assert np.all((kept == probabilities) | (kept == 0))
+    shares = probabilities / probabilities.sum()
+    assert kept.sum() >= p * probabilities.sum() - 1e-9
+    possible = shares > 0
+    surprise = -np.log(shares[possible])
+    far = np.abs(surprise - (shares[possible] * surprise).sum())
+    stays = (kept > 0)[possible]
+    if (~stays).any() and stays.any():
+        assert far[stays].max() <= far[~stays].min() + 1e-9
+
+
+def test_typical_drops_the_likeliest_where_it_tells_too_little() -> None:
+    shares = np.array([0.4, *[0.06] * 10])
+    kept = sampling.keep_typical(shares, 0.5)
+    assert kept[0] == 0
+    assert np.count_nonzero(kept) == 9
+
+
+@given(LOGITS, st.lists(st.integers(0, 39)), DRAWS)
+def test_what_is_ruled_out_is_never_drawn(logits: Numbers, out: list[int], draw: float) -> None:
+    out = [token for token in out if token < logits.size]
+    if len(set(out)) == logits.size:
+        return
+    for temperature in (0.0, 1.0):
+        assert choose(logits, SamplingConfig(temperature=temperature), draw, out=out) not in out
+
+
 @given(LOGITS, st.lists(st.integers(0, 39)), st.floats(1, 10))
 def test_a_penalty_lowers_what_was_used_and_nothing_else(
     logits: Numbers, recent: list[int], penalty: float
@@ -176,6 +207,15 @@ def test_a_repetition_is_forgotten_after_its_span() -> None:
     assert stream.pick(logits) == 0
 
 
+def test_a_repetition_is_forgotten_after_the_window_that_was_asked_for() -> None:
+    asked = SamplingConfig(temperature=0.0, repetition_penalty=10.0, repetition_window=3)
+    stream = Stream(asked, [0])
+    logits = np.array([2.0, 1.0, -9.0], np.float32)
+    for token in (1, 2, 2):
+        assert stream.pick(np.eye(3, dtype=np.float32)[token] * 50) == token
+    assert stream.pick(logits) == 0
+
+
 @pytest.fixture(scope="module")
 def writer() -> tuple[torch.nn.Module, CharTokenizer]:
     torch.manual_seed(1)
@@ -186,6 +226,18 @@ def writer() -> tuple[torch.nn.Module, CharTokenizer]:
 def text_of(writer: tuple[torch.nn.Module, CharTokenizer], **options: object) -> str:
     config = msgspec.structs.replace(SamplingConfig(max_new_tokens=60), **options)
     return "".join(generate_stream(*writer, "a", config))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_forbidden_characters_never_come(
+    writer: tuple[torch.nn.Module, CharTokenizer], temperature: float
+) -> None:
+    assert not set("abc\n") & set(text_of(writer, forbidden="abc\n", temperature=temperature))
+    assert set(text_of(writer, only="fgé", temperature=temperature)) <= set("fg")
+    with pytest.raises(RequestError, match="leave none"):
+        text_of(writer, only="é")
+    with pytest.raises(RequestError, match="leave none"):
+        text_of(writer, forbidden="\nabcdefgh")
 
 
 def test_a_text_ends_with_the_stop_text(writer: tuple[torch.nn.Module, CharTokenizer]) -> None:
