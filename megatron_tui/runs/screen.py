@@ -63,7 +63,7 @@ class RunsScreen(WorkbenchScreen):
         Binding("r", "resume", "Resume", tooltip="Resume training the run", id="runs.resume"),
         Binding("g", "generate", "Generate", tooltip="Write with its model", id="runs.write"),
         Binding(
-            "l",
+            "F",
             "learn_on",
             "Learn on",
             show=False,

@@ -47,7 +47,7 @@ class CompareScreen(ModalScreen[tuple[Compared, ...]]):
     CSS_PATH = "compare.tcss"
     AUTO_FOCUS = "OptionList"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("x", "clear", "Unmark all", tooltip="Compare with nothing", id="compare.clear"),
+        Binding("0", "clear", "Unmark all", tooltip="Compare with nothing", id="compare.clear"),
         Binding("escape,c,q", "close", "Close", tooltip="Back to the chart", id="compare.close"),
         Binding("j", "move('down')", show=False),
         Binding("k", "move('up')", show=False),
