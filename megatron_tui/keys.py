@@ -71,7 +71,9 @@ PLACES = {
 _SHOWN_NAMES = {
     "question_mark": "?", "slash": "/", "plus": "+", "minus": "-", "full_stop": ".", "comma": ",",
     "left_square_bracket": "[", "right_square_bracket": "]", "escape": "esc", "colon": ":",
-    "greater_than_sign": ">", "less_than_sign": "<", "underscore": "_", "equals_sign": "=",
+    "greater_than_sign": ">", "less_than_sign": "<", "underscore": "_",
+    "equals_sign": "=", "at": "@", "exclamation_mark": "!", "asterisk": "*", "number_sign": "#",
+    "tilde": "~", "left_curly_bracket": "{", "right_curly_bracket": "}",
     "up": "↑", "down": "↓", "left": "←", "right": "→",
 }  # fmt: skip
 

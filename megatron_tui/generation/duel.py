@@ -103,8 +103,8 @@ class DuelScreen(JobScreen["Item"]):
                 id="duel.next"),
         Binding("N", "difference(-1)", "Stretch", tooltip="The stretch before",
                 id="duel.previous"),
-        Binding("x", "swap", "Swap", tooltip="Change sides", id="duel.swap"),
-        Binding("s", "halt", "Stop", tooltip="Stop writing", id="duel.stop"),
+        Binding("tilde", "swap", "Swap", tooltip="Change sides", id="duel.swap"),
+        Binding("S", "halt", "Stop", tooltip="Stop writing", id="duel.stop"),
     ]  # fmt: skip
 
     def __init__(

@@ -52,7 +52,7 @@ class FillingScreen(JobScreen["Filling"]):
         ),
         Binding("r", "again", "Again", tooltip="Look once more, with other seeds",
                 id="filling.again"),
-        Binding("s", "halt", "Stop", tooltip="Stop looking", id="filling.stop"),
+        Binding("S", "halt", "Stop", tooltip="Stop looking", id="filling.stop"),
     ]  # fmt: skip
 
     def __init__(

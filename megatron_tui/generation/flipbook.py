@@ -53,7 +53,7 @@ class FlipbookScreen(JobScreen["Page"]):
                 tooltip="The page before", id="flipbook.previous"),
         Binding("space", "play", "Play", tooltip="Turn the pages by themselves, or stop that",
                 id="flipbook.play"),
-        Binding("e", "export", "Export", tooltip="Write the film: as SVG, asciinema cast or text",
+        Binding("w", "export", "Export", tooltip="Write the film: as SVG, asciinema cast or text",
                 id="flipbook.export"),
     ]  # fmt: skip
 

@@ -41,7 +41,7 @@ class LinesScreen(JobScreen[tuple[int, str]]):
     AUTO_FOCUS = "HeatView"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "copy", "Copy", tooltip="Copy all lines", id="lines.copy"),
-        Binding("s", "halt", "Stop", tooltip="Stop writing", id="lines.stop"),
+        Binding("S", "halt", "Stop", tooltip="Stop writing", id="lines.stop"),
     ]
 
     def __init__(

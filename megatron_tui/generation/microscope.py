@@ -125,14 +125,14 @@ class MicroscopeScreen(JobScreen["Moment"]):
                     id=f"microscope.rival_{number}")
             for number in range(1, RIVALS + 1)
         ),
-        Binding("c", "change", "Change", tooltip="Go on with another character at the cursor",
+        Binding("C", "change", "Change", tooltip="Go on with another character at the cursor",
                 id="microscope.change"),
-        Binding("a", f"go_on({AT_ONCE})", "Go on", tooltip="Write on", id="microscope.continue"),
+        Binding("g", f"go_on({AT_ONCE})", "Go on", tooltip="Write on", id="microscope.continue"),
         Binding("n", "go_on(1)", "One", tooltip="Write one character", id="microscope.one"),
         Binding("enter", "take", "Take", tooltip="Go on with this text on Generation",
                 id="microscope.take"),
-        Binding("X", "drop", "Drop", tooltip="Close this branch", id="microscope.drop"),
-        Binding("s", "stop", "Stop", tooltip="Stop writing", id="microscope.stop"),
+        Binding("D", "drop", "Drop", tooltip="Close this branch", id="microscope.drop"),
+        Binding("S", "stop", "Stop", tooltip="Stop writing", id="microscope.stop"),
         Binding("v", "pace", "Pace", tooltip="Show the text at full speed, or at reading speed",
                 id="microscope.pace"),
     ]  # fmt: skip

@@ -80,7 +80,7 @@ class SamplesScreen(JobScreen[list[str]]):
                 id="samples.more"),
         Binding("minus", "count(-1)", "Texts", key_display="-", tooltip="One text fewer",
                 id="samples.fewer"),
-        Binding("s", "halt", "Stop", tooltip="Stop writing", id="samples.stop"),
+        Binding("S", "halt", "Stop", tooltip="Stop writing", id="samples.stop"),
     ]  # fmt: skip
 
     def __init__(

@@ -55,7 +55,7 @@ SURELY_COPIED = 55_000
 """Bytes that terminals take from an OSC 52 sequence; xterm and tmux cut what is longer."""
 HINT = (
     "Type how the text begins and press enter. An empty prompt begins anywhere.\n"
-    "esc leaves the prompt; then r writes again, a goes on, H shows where the model was unsure."
+    "esc leaves the prompt; then r writes again, g goes on, H shows where the model was unsure."
 )
 NO_MODEL = "No run has a checkpoint yet. Press F2 to set one up; it can write after its first."
 
@@ -75,7 +75,7 @@ class OutputPanel(Panel):
 
     EXPLANATION: ClassVar[str] = (
         "The prompt in colour, and after it what the model wrote. It is drawn character by "
-        "character; esc stops it within one, a goes on as if it had never been stopped."
+        "character; esc stops it within one, g goes on as if it had never been stopped."
     )
 
 
@@ -123,7 +123,7 @@ class GenerationScreen(WorkbenchScreen):
         _key("prompt", "i", "prompt", "Prompt", "Type a prompt"),
         _key("again", "r", "again", "Again", "Write once more from the same prompt, with the next "
              "seed unless it is locked"),
-        _key("continue", "a", "continue", "Go on", "Go on with the text"),
+        _key("continue", "g", "continue", "Go on", "Go on with the text"),
         _key("surprise", "H", "surprise", "Surprise", "See what surprised the model, character by "
              "character"),
         _key("microscope", "x", "microscope", "Microscope", "Look at each character as it is drawn "
@@ -134,17 +134,17 @@ class GenerationScreen(WorkbenchScreen):
         _key("flipbook", "F", "flipbook", "Flipbook", "The prompt through all checkpoints of the "
              "run"),
         _key("attention", "A", "attention", "Attention", "See where the model looks"),
-        _key("duel", "D", "duel", "Duel", "Let two models write side by side"),
-        _key("several", "S", "several", "Several", "Write several texts at once"),
-        _key("ladder", "L", "ladder", "Ladder", "The same prompt at rising temperatures"),
-        _key("model", "m", "model", "Weights", "Choose among all checkpoints"),
+        _key("duel", "V", "duel", "Duel", "Let two models write side by side"),
+        _key("several", "B", "several", "Several", "Write several texts at once"),
+        _key("ladder", "I", "ladder", "Ladder", "The same prompt at rising temperatures"),
+        _key("model", "W", "model", "Weights", "Choose among all checkpoints"),
         _key("copy", "y", "copy", "Copy", "Copy the text"),
         _key("save", "w", "save", "Save", "Save the text with all it takes to write it again"),
         _key("presets", "p", "presets", "Presets", "Choose a way of sampling"),
         _key("search", "ctrl+r", "search", "History", "Search earlier prompts"),
         _key("editor", "ctrl+g", "editor", "Editor", "Edit the prompt in your own editor"),
-        _key("pace", "v", "pace", "Pace", "Show the text at full speed, or at reading speed",
-             show=False),
+        _key("pace", "full_stop", "pace", "Pace",
+             "Show the text at full speed, or at reading speed", show=False),
         _key("cooler", "t", "nudge('temperature', -1)", "Temperature", "Lower the temperature",
              show=False),
         _key("hotter", "T", "nudge('temperature', 1)", "Temperature", "Raise the temperature",
@@ -156,7 +156,7 @@ class GenerationScreen(WorkbenchScreen):
         _key("narrower", "o", "nudge('top_p', -1)", "Top p", "Draw from a smaller share",
              show=False),
         _key("wider", "O", "nudge('top_p', 1)", "Top p", "Draw from a larger share", show=False),
-        _key("greedy", "g", "greedy", "Greedy", "Always take the likeliest, or draw again",
+        _key("greedy", "0", "greedy", "Greedy", "Always take the likeliest, or draw again",
              show=False),
         _key("seed", "z,ctrl+n", "new_seed", "New seed", "Another seed, another text", show=False),
         _key("lock", "Z", "lock", "Lock seed", "Keep the seed from text to text, or let it go on",

@@ -71,10 +71,12 @@ class SurpriseScreen(JobScreen["Item"]):
                 id="surprise.next"),
         Binding("N", "validation(-1)", "Stretch", tooltip="The stretch before it",
                 id="surprise.previous"),
-        Binding("p", "paste", "Paste", tooltip="Paste or type a text", id="surprise.paste"),
-        Binding("x", "next_peak(1)", "Peak", tooltip="The next character that surprised much",
+        Binding("i", "paste", "Paste", tooltip="Paste or type a text", id="surprise.paste"),
+        Binding("asterisk", "next_peak(1)", "Peak",
+                tooltip="The next character that surprised much",
                 id="surprise.peak"),
-        Binding("X", "next_peak(-1)", "Peak", tooltip="The one before", id="surprise.peak_back"),
+        Binding("number_sign", "next_peak(-1)", "Peak", tooltip="The one before",
+                id="surprise.peak_back"),
     ]  # fmt: skip
 
     def __init__(self, workbench: Workbench, chosen: ModelChoice, written: str) -> None:

@@ -38,9 +38,9 @@ class QueueTable(DataTable[RichText]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("K,shift+up", "sooner", "Sooner", tooltip="Have it begin sooner", id="queue.up"),
         Binding("J,shift+down", "later", "Later", tooltip="Have it begin later", id="queue.down"),
-        Binding("h", "hold", "Hold", tooltip="Hold it back, or release it", id="queue.hold"),
-        Binding("t", "retry", "Retry", tooltip="Try it again", id="queue.retry"),
-        Binding("x", "remove", "Remove", tooltip="Take it out of the queue", id="queue.remove"),
+        Binding("space", "hold", "Hold", tooltip="Hold it back, or release it", id="queue.hold"),
+        Binding("r", "retry", "Retry", tooltip="Try it again", id="queue.retry"),
+        Binding("D", "remove", "Remove", tooltip="Take it out of the queue", id="queue.remove"),
     ]
 
     def __init__(self, queue: Queue, act: Callable[[Callable[[], object]], None]) -> None:

@@ -77,7 +77,7 @@ class RunsScreen(WorkbenchScreen):
         Binding("r", "resume", "Resume", tooltip="Resume training the run", id="runs.resume"),
         Binding("g", "generate", "Generate", tooltip="Write with its model", id="runs.write"),
         Binding(
-            "l",
+            "F",
             "learn_on",
             "Learn on",
             show=False,
@@ -85,7 +85,7 @@ class RunsScreen(WorkbenchScreen):
             id="runs.learn_on",
         ),
         Binding(
-            "b",
+            "s",
             "again",
             "Again",
             show=False,
@@ -106,7 +106,7 @@ class RunsScreen(WorkbenchScreen):
         Binding("n", "note", "Note", tooltip="Write down what it is about", id="runs.note"),
         Binding("R", "rename", "Rename", tooltip="Give it another name", id="runs.rename"),
         Binding(
-            "e",
+            "w",
             "export",
             "Export",
             show=False,
@@ -120,7 +120,7 @@ class RunsScreen(WorkbenchScreen):
             tooltip="Put it aside; of those aside, bring it back",
             id="runs.archive",
         ),
-        Binding("U", "undo", "Undo", tooltip="Bring back what was archived last", id="runs.undo"),
+        Binding("u", "undo", "Undo", tooltip="Bring back what was archived last", id="runs.undo"),
         Binding(
             "v",
             "archived",

@@ -30,7 +30,7 @@ class CharacterTable(ScrollView, can_focus=True):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("down,j", "scroll_down", "Scroll", tooltip="Scroll down", id="table.down"),
         Binding("up,k", "scroll_up", "Scroll", tooltip="Scroll up", id="table.up"),
-        Binding("g", "scroll_home", "Top", show=False, tooltip="To the top", id="table.top"),
+        Binding("home", "scroll_home", "Top", show=False, tooltip="To the top", id="table.top"),
         Binding("G", "scroll_end", "End", show=False, tooltip="To the end", id="table.end"),
     ]
 

@@ -30,7 +30,7 @@ class PreviewPanel(Panel, can_focus=True):
             "pagedown,ctrl+d,space", "page_down", "Page down", show=False, tooltip="Page down",
             id="text.page_down",
         ),
-        Binding("home,g", "scroll_home", "Top", show=False, tooltip="To the top", id="text.top"),
+        Binding("home", "scroll_home", "Top", show=False, tooltip="To the top", id="text.top"),
         Binding("end,G", "scroll_end", "End", show=False, tooltip="To the end", id="text.end"),
     ]  # fmt: skip
 

@@ -35,9 +35,9 @@ class XrayScreen(ModalScreen[str | None]):
     CSS_PATH = "xray.tcss"
     AUTO_FOCUS = "CharacterTable"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("e", "encoding", "Encoding", tooltip="Choose an encoding", id="xray.encoding"),
-        Binding("s", "sort", "Sort", tooltip="Change the order of the characters", id="xray.sort"),
-        Binding("escape,x,q", "close", "Close", tooltip="Close the X-ray", id="xray.close"),
+        Binding("E", "encoding", "Encoding", tooltip="Choose an encoding", id="xray.encoding"),
+        Binding("o", "sort", "Sort", tooltip="Change the order of the characters", id="xray.sort"),
+        Binding("escape,X,q", "close", "Close", tooltip="Close the X-ray", id="xray.close"),
     ]  # fmt: skip
 
     def __init__(

@@ -165,7 +165,7 @@ def spikes(state: RunState) -> list[Alert]:
             last.level,
             last.step,
             last.text.rstrip(".") + " and has not come back.",
-            "Lower the learning rate (E), or fork (F) the checkpoint before it with a lower one.",
+            "Lower the learning rate (C), or fork (F) the checkpoint before it with a lower one.",
         )
     return found
 
@@ -238,5 +238,5 @@ def _spike(step: int, usual: float, value: float) -> Alert:
         "warning",
         step,
         f"The train loss jumped from {usual:.3f} to {formatting.loss(value)} at step {step:,}.",
-        "A single spike heals; if they come often, lower the learning rate (E).",
+        "A single spike heals; if they come often, lower the learning rate (C).",
     )

@@ -49,7 +49,7 @@ class CompareScreen(ModalScreen[tuple[Compared, ...]]):
     CSS_PATH = "compare.tcss"
     AUTO_FOCUS = "OptionList"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("x", "clear", "Unmark all", tooltip="Compare with nothing", id="compare.clear"),
+        Binding("0", "clear", "Unmark all", tooltip="Compare with nothing", id="compare.clear"),
         Binding("escape,c,q", "close", "Close", tooltip="Back to the chart", id="compare.close"),
         Binding("v", "view", "View", tooltip="Lay them over each other, ranked", id="compare.view"),
         Binding("w", "write", "Write", tooltip="Write what differs to a file", id="compare.write"),

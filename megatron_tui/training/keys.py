@@ -8,8 +8,8 @@ PANELS = ("loss", "now", "metrics", "sample", "log", "ranks")
 """The panels by their ids; their numbers are the keys that show and hide them."""
 
 RUN_KEYS: list[BindingType] = [
-    Binding("p,space", "pause", "Pause", tooltip="Pause or go on", id="training.pause"),
-    Binding("s", "command('save')", "Save", tooltip="Save now", id="training.save"),
+    Binding("space", "pause", "Pause", tooltip="Pause or go on", id="training.pause"),
+    Binding("w", "command('save')", "Save", tooltip="Save now", id="training.save"),
     Binding(
         "e",
         "command('evaluate')",
@@ -19,7 +19,7 @@ RUN_KEYS: list[BindingType] = [
     ),
     Binding("g", "command('sample')", "Sample", tooltip="Write a sample", id="training.sample"),
     Binding(
-        "E",
+        "C",
         "change",
         "Change",
         tooltip="Change the learning rate or the number of steps",
@@ -33,14 +33,14 @@ RUN_KEYS: list[BindingType] = [
         id="training.detach",
     ),
     Binding(
-        "t",
+        "d",
         "take_back",
         "Take back",
         tooltip="Train the run here, in place of the other process",
         id="training.take_back",
     ),
     Binding("S", "stop", "Stop", tooltip="End the run, saved or not", id="training.stop"),
-    Binding("R", "resume", "Resume", tooltip="Train further", id="training.resume"),
+    Binding("r", "resume", "Resume", tooltip="Train further", id="training.resume"),
     Binding(
         "F",
         "fork",
@@ -53,12 +53,12 @@ RUN_KEYS: list[BindingType] = [
 ]
 
 CHART_KEYS: list[BindingType] = [
-    Binding("y", "log_scale", "Log", tooltip="Logarithmic loss on or off", id="chart.log"),
+    Binding("L", "log_scale", "Log", tooltip="Logarithmic loss on or off", id="chart.log"),
     Binding(
         "x", "x_axis", "Axis", tooltip="Steps, time or characters along the bottom", id="chart.axis"
     ),
-    Binding("u", "unit", "Unit", tooltip="Nats, bits or perplexity", id="chart.unit"),
-    Binding("r", "raw", "Raw", tooltip="Show or hide the reports as they came", id="chart.raw"),
+    Binding("Y", "unit", "Unit", tooltip="Nats, bits or perplexity", id="chart.unit"),
+    Binding("P", "raw", "Raw", tooltip="Show or hide the reports as they came", id="chart.raw"),
     Binding(
         "plus",
         "smooth(1)",
@@ -101,10 +101,15 @@ CHART_KEYS: list[BindingType] = [
         id="chart.wider",
     ),
     Binding(
-        "H", "pan(-1)", "Pan", show=False, tooltip="Half a stretch to the left", id="chart.pan_left"
+        "left_curly_bracket",
+        "pan(-1)",
+        "Pan",
+        show=False,
+        tooltip="Half a stretch to the left",
+        id="chart.pan_left",
     ),
     Binding(
-        "L",
+        "right_curly_bracket",
         "pan(1)",
         "Pan",
         show=False,
@@ -112,7 +117,7 @@ CHART_KEYS: list[BindingType] = [
         id="chart.pan_right",
     ),
     Binding(
-        "b",
+        "underscore",
         "references",
         "Baselines",
         tooltip="Show or hide ln V and the entropies of the text",

@@ -135,11 +135,11 @@ class Pick(ModalScreen[str | None]):
 
 
 class RunPick(Pick):
-    """Choose a recorded run: enter takes its settings, R goes on with it."""
+    """Choose a recorded run: enter takes its settings, r goes on with it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
-            "R", "resume", "Train it further", tooltip="Train that run further", id="pick.resume"
+            "r", "resume", "Train it further", tooltip="Train that run further", id="pick.resume"
         ),
     ]
     RESUME = "resume:"

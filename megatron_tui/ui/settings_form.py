@@ -94,7 +94,7 @@ class SettingsForm(Panel):
     EXPLANATION: ClassVar[str] = (
         "Every setting of a run. Left and right step the value, enter or a digit types one, space "
         "goes through choices, backspace puts the preset's value back. What differs from the "
-        "preset has a star and the preset's value behind it; D lists only those, / finds one."
+        "preset has a star and the preset's value behind it; = lists only those, / finds one."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [

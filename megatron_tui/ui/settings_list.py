@@ -54,7 +54,7 @@ class SettingsList(ScrollView, can_focus=True):
             "down,j", "move(1)", "Down", show=False, tooltip="Setting below", id="settings.down"
         ),
         Binding(
-            "home,g", "move(-1000)", "First", show=False, tooltip="First setting",
+            "home", "move(-1000)", "First", show=False, tooltip="First setting",
             id="settings.first",
         ),
         Binding(

@@ -55,7 +55,7 @@ def test_a_closed_terminal_leaves_the_run_going_and_another_one_finds_it(
         wait_for(lambda: run.state().status == "paused", "the pause")
         terminal.press("p")
         wait_for(lambda: run.state().status == "running", "the run to go on")
-        terminal.press("t")
+        terminal.press("d")
         wait_for(lambda: hand_overs(run) == 2, "the run to be let go")
         wait_for_reports(run)
         os.kill(terminal.pid, signal.SIGTERM)

@@ -155,7 +155,7 @@ async def test_a_run_deleted_while_another_process_trains_it(runs_dir: Path) -> 
             shutil.rmtree(folder.path)
             await until(lambda: not shown.run.active)
             await until(lambda: "interrupted" in shown.progress)
-            await pilot.press("p", "s", "d")
+            await pilot.press("space", "w", "d")
 
 
 async def test_two_workbenches_at_one_run(runs_dir: Path) -> None:

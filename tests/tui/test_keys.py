@@ -47,7 +47,7 @@ def text_of(app: MegatronApp) -> str:
 def test_every_key_has_an_id_and_says_what_it_does(declared: dict[str, Declared]) -> None:
     assert len(declared) > 80
     assert all(one.tooltip for one in declared.values())
-    assert declared["setup.start"].keys == ("ctrl+r", "R")
+    assert declared["setup.start"].keys == ("ctrl+r", "s")
     assert declared["app.help"].keys == ("question_mark", "f1")
 
 
@@ -73,7 +73,7 @@ def test_the_table_for_the_readme_is_made_of_the_bindings() -> None:
     )
     lines = done.stdout.splitlines()
     assert lines[0].startswith("| where | key |")
-    assert "| Setup | `ctrl+r` `R` | Start the run | `setup.start` |" in lines
+    assert "| Setup | `ctrl+r` `s` | Start the run | `setup.start` |" in lines
     assert len(lines) == len(declared_keys()) + 2
 
 
@@ -94,8 +94,8 @@ def check(declared: dict[str, Declared], **wanted: object) -> tuple[dict[str, st
 
 
 def test_keys_can_be_changed(declared: dict[str, Declared]) -> None:
-    keys, problems = check(declared, setup__start="ctrl+g", setup__xray=["X", "f9"])
-    assert keys == {"setup.start": "ctrl+g", "setup.xray": "X,f9"}
+    keys, problems = check(declared, setup__start="ctrl+g", setup__xray=["x", "f9"])
+    assert keys == {"setup.start": "ctrl+g", "setup.xray": "x,f9"}
     assert problems == ""
 
 
@@ -108,7 +108,7 @@ def test_keys_can_be_changed(declared: dict[str, Declared]) -> None:
         ({"setup__start": "ctrl+"}, "is no key"),
         ({"setup__start": 3}, "must be text"),
         ({"setup__start": []}, "must be text"),
-        ({"setup__start": "x"}, '"x" of "setup.start" is the key of "setup.xray"'),
+        ({"setup__start": "X"}, '"X" of "setup.start" is the key of "setup.xray"'),
         ({"setup__start": "ctrl+p"}, 'is the key of "app.palette"'),
         ({"app__quit": "z"}, "could not be typed any more"),
     ],
@@ -162,7 +162,7 @@ async def test_remapped_keys_act_and_the_footer_and_help_follow(
         await until(lambda: "f9 X-ray" in " ".join(f"{k} {w}" for k, w, _ in bar(app)).lower()
                     or "f9" in str(bar(app)).lower())  # fmt: skip
         assert any("notakey" in notice.message for notice in app._notifications)
-        await pilot.press("x")
+        await pilot.press("X")
         assert isinstance(app.screen, SetupScreen)
         await pilot.press("f9")
         await until(lambda: isinstance(app.screen, XrayScreen))
@@ -213,7 +213,7 @@ async def test_the_palette_offers_what_the_keys_do(runs_dir: Path, tale: str) ->
     async with app.run_test(size=WIDE):
         screen = app.screen
         commands = {command.title: command.help for command in app.get_system_commands(screen)}
-        assert commands["Look through the corpus"] == "key: x"
+        assert commands["Look through the corpus"] == "key: X"
         assert "Change theme" in commands
 
 

@@ -112,7 +112,7 @@ async def test_training_keys_command_the_trainer(runs_dir: Path) -> None:
         run = workbench.training.training
         assert run is not None
         await until(lambda: run.standing == "running")
-        await pilot.press("s", "e", "g", "p")
+        await pilot.press("w", "e", "g", "space")
         trainer.release(1)
         await until(lambda: run.standing == "paused")
         assert trainer.obeyed == ["save", "evaluate", "sample", "pause"]
@@ -166,7 +166,7 @@ async def test_a_recorded_run_offers_to_resume_and_nothing_else(runs_dir: Path) 
     async with app.run_test(size=WIDE) as pilot:
         await until(lambda: "Resume" in str(app.screen.query_one(KeyBar).keys))
         assert "Pause" not in str(app.screen.query_one(KeyBar).keys)
-        await pilot.press("R")
+        await pilot.press("r")
         await until(lambda: app.workbench.training.training is not None)
         assert "stopped" not in app.workbench.training.training.standing  # type: ignore[union-attr]
         app.workbench.training.stop()

@@ -69,7 +69,7 @@ async def test_an_empty_prompt_begins_anywhere(runs_dir: Path, run_copy: RunFold
 
 async def test_streaming_at_the_speed_of_a_reader(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
-        await shown.press("escape", "v")
+        await shown.press("escape", "full_stop")
         assert shown.choice("pace") == "reading"
         await shown.press("i", "t", "enter")
         await until(lambda: shown.status.phase == "done")
@@ -86,7 +86,7 @@ async def test_streaming_at_the_speed_of_a_reader(runs_dir: Path, run_copy: RunF
         shown.screen._poll()
         assert shown.text == stopped
         # What nobody saw was never written: it goes on from there.
-        await shown.press("escape", "v", "a")
+        await shown.press("escape", "full_stop", "g")
         assert (await shown.done())[1:] == stream(
             run_copy, "t", max_new_tokens=500 + len(stopped) - 1
         )
@@ -119,7 +119,7 @@ async def test_the_view_stays_where_it_was_scrolled_to(runs_dir: Path, run_copy:
         view = shown.screen.query_one(StreamView)
         await until(lambda: view.is_vertical_scroll_end)
         view.focus()
-        await shown.press("home", "a")
+        await shown.press("home", "g")
         await until(lambda: len(shown.text) == 6000)
         assert view.scroll_offset.y == 0
 
@@ -146,11 +146,11 @@ async def test_setting(
 
 async def test_greedy(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
-        await shown.press("escape", "g")
+        await shown.press("escape", "0")
         assert shown.value("temperature") == "0"
         await shown.press("r")
         assert await shown.done() == stream(run_copy, "", temperature=0.0)
-        await shown.press("g")
+        await shown.press("0")
         assert shown.value("temperature") == "0.8"
 
 
@@ -204,7 +204,7 @@ async def test_checkpoint_picker_with_its_vocabulary(runs_dir: Path, run_copy: R
         assert model is not None
         assert shown.line("#vocabulary").startswith(f"{len(model.tokenizer.vocabulary)} ")
         assert "acdefgh" in shown.line("#vocabulary")
-        await shown.press("escape", "m")
+        await shown.press("escape", "W")
         pick = await shown.view(Pick)
         options = pick.query_one(OptionList)
         assert options.option_count == 2 + len(checkpoints)
@@ -214,7 +214,7 @@ async def test_checkpoint_picker_with_its_vocabulary(runs_dir: Path, run_copy: R
         latest = run_copy.latest_checkpoint()
         assert latest is not None
         await until(lambda: shown.status.weights == latest.path / "model.safetensors")
-        await shown.press("m", "end", "enter")
+        await shown.press("W", "end", "enter")
         oldest = checkpoints[0]
         assert shown.choice("weights") == f"step {oldest.step:,}"
         await until(lambda: shown.status.phase == "ready")
@@ -224,7 +224,7 @@ async def test_checkpoint_picker_with_its_vocabulary(runs_dir: Path, run_copy: R
 
 async def test_live_weights_with_the_cost_shown(runs_dir: Path, config: RunConfig) -> None:
     async with in_training(runs_dir, config) as (shown, go_on):
-        await shown.press("escape", "m")
+        await shown.press("escape", "W")
         pick = await shown.view(Pick)
         names = [entry.name for entry in pick._entries]
         assert "live" in names
@@ -264,10 +264,10 @@ async def test_context_window_meter(runs_dir: Path, run_copy: RunFolder) -> None
         await shown.done()
         assert shown.line("#context").endswith(f" 8 of {block}")
         assert "━" in shown.line("#context")
-        await shown.press("escape", "a")
+        await shown.press("escape", "g")
         await until(lambda: len(shown.text) == 13)
         await shown.done()
-        await shown.press("a")
+        await shown.press("g")
         await until(lambda: len(shown.text) == 18)
         # 18 are more than the 16 it can see: with the 17th it was cut to the last 8.
         await until(lambda: shown.line("#context").endswith(f"last 9 of {block}"))
@@ -368,13 +368,13 @@ async def test_continue(runs_dir: Path, run_copy: RunFolder) -> None:
         await shown.press("i", "t", "h", "enter")
         await shown.done()
         for length in (60, 90):
-            await shown.press("escape", "a")
+            await shown.press("escape", "g")
             await until(lambda length=length: len(shown.text) == 2 + length)  # type: ignore[misc]
             await shown.done()
             # As if it had been asked for at once.
             assert shown.text == "th" + stream(run_copy, "th", max_new_tokens=length)
         before = shown.text
-        await shown.press("T", "a")
+        await shown.press("T", "g")
         await until(lambda: len(shown.text) == len(before) + 30)
         assert shown.text == before + stream(run_copy, before, max_new_tokens=30, temperature=0.9)
 
@@ -467,7 +467,7 @@ async def test_save_with_a_header_that_reproduces_it(
         await shown.type("the king\n")
         await shown.press("enter")
         await shown.done()
-        await shown.press("escape", "a")
+        await shown.press("escape", "g")
         await until(lambda: len(shown.text) == 9 + 1000)
         text = await shown.done()
         await shown.press("w")

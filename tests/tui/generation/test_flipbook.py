@@ -43,7 +43,7 @@ async def test_pages_are_turned_and_exported(
         await shown.press("space")
         assert not view.playing
         for name in ("film.gif", "film.cast"):
-            await shown.press("e")
+            await shown.press("w")
             asked = await shown.view(AskPath)
             await shown.press("ctrl+u", *str(tmp_path / name), "enter")
             if name == "film.gif":

@@ -99,7 +99,7 @@ async def test_branches_stand_side_by_side(runs_dir: Path, run_copy: RunFolder) 
         assert heat(view, 0).text == text + " "
         assert "at 6" in shown.panel("branch-1")
         # Any character, if the model knows it.
-        await shown.press("home", "c")
+        await shown.press("home", "C")
         asked = await shown.view(AskCharacter)
         await shown.press("ß")
         assert "never seen" in shown.line(".whole")
@@ -108,12 +108,12 @@ async def test_branches_stand_side_by_side(runs_dir: Path, run_copy: RunFolder) 
         view = await looking(shown)
         assert view.branches[2].text.prompt == "\n"
         assert view.active == 2
-        await shown.press("X")
+        await shown.press("D")
         assert len(view.branches) == 2
         await shown.press("shift+tab")
-        await shown.press("home", "c", "t")
+        await shown.press("home", "C", "t")
         await looking(shown)
-        await shown.press("home", "c", "h")
+        await shown.press("home", "C", "h")
         view = await looking(shown)
         assert len(view.branches) == MOST
         await shown.press("1")
@@ -125,7 +125,7 @@ async def test_it_stops_where_it_was_shown_to(runs_dir: Path, run_copy: RunFolde
         await shown.press("t", "escape", "x")
         view = await shown.view(MicroscopeScreen)
         await until(lambda: view.branches[0].text.length >= 6)
-        await shown.press("s")
+        await shown.press("S")
         view = await looking(shown)
         length = view.branches[0].text.length
         assert 6 <= length < 500

@@ -129,7 +129,7 @@ async def test_surprise_of_a_pasted_text(runs_dir: Path, run_copy: RunFolder) ->
     async with writing(runs_dir) as shown:
         await shown.press("escape", "H")
         view = await read(shown)
-        await shown.press("p")
+        await shown.press("i")
         await shown.view(AskText)
         await shown.press(*"the", "enter", *"king", "ctrl+s")
         view = await read(shown)
@@ -138,7 +138,7 @@ async def test_surprise_of_a_pasted_text(runs_dir: Path, run_copy: RunFolder) ->
         shown.app.screen.post_message(Paste("a wölf\r\nsäng"))
         await until(lambda: view.query_one(HeatView).text == "a wlf\nsng")
         assert "2 unknown left out" in shown.panel("reading")
-        await shown.press("p", "x", "escape")
+        await shown.press("i", "asterisk", "escape")
         assert (await read(shown)).query_one(HeatView).text == "a wlf\nsng"
 
 
@@ -168,10 +168,10 @@ async def test_go_from_one_surprise_to_the_next(runs_dir: Path, run_copy: RunFol
         await shown.press("escape", "H")
         view = await read(shown)
         heat = view.query_one(HeatView)
-        await shown.press("x")
+        await shown.press("asterisk")
         peaks = [index for index, tint in enumerate(heat.tints()) if tint[-1] in "45" and index > 0]
         assert heat.cursor == peaks[0]
-        await shown.press("x", "X")
+        await shown.press("asterisk", "number_sign")
         assert heat.cursor == peaks[0]
 
 
@@ -261,7 +261,7 @@ async def test_layer_and_head_by_keys(runs_dir: Path, run_copy: RunFolder) -> No
 
 async def fight(shown: Writing, *moves: str) -> DuelScreen:
     """Open the duel against the weights that the moves lead to; wait for its end."""
-    await shown.press("D")
+    await shown.press("V")
     await shown.view(Pick)
     await shown.press(*moves, "enter")
     return await fought(shown)
@@ -300,7 +300,7 @@ async def test_duel_of_two_checkpoints(
         assert shows[0].text == "the " + "".join(
             models[0].stream("the ", SamplingConfig(seed=1338))
         )
-        await shown.press("x")
+        await shown.press("asterisk")
         await fought(shown)
         assert shows[1].text == "the " + "".join(
             models[0].stream("the ", SamplingConfig(seed=1338))
@@ -311,7 +311,7 @@ async def test_duel_is_offered_against_other_weights_only(
     runs_dir: Path, run_copy: RunFolder
 ) -> None:
     async with writing(runs_dir) as shown:
-        await shown.press("escape", "D")
+        await shown.press("escape", "V")
         pick = await shown.view(Pick)
         best_step = best(run_copy).step
         assert pick._entries
@@ -356,7 +356,7 @@ async def test_duel_needs_two(runs_dir: Path, run_copy: RunFolder) -> None:
     for checkpoint in run_copy.checkpoints()[:-1]:
         shutil.rmtree(checkpoint.path)
     async with writing(runs_dir) as shown:
-        await shown.press("escape", "D")
+        await shown.press("escape", "V")
         assert isinstance(shown.app.screen, GenerationScreen)
         await until(lambda: any("takes two" in one.message for one in shown.app._notifications))
 
@@ -425,7 +425,7 @@ async def test_a_prompt_that_blocks_is_said_in_every_view(
 ) -> None:
     async with writing(runs_dir) as shown:
         await shown.type("thé")
-        await shown.press("escape", "S")
+        await shown.press("escape", "B")
         await written(shown)
         assert "never saw" in shown.line("#state")
 
@@ -434,7 +434,7 @@ async def test_live_weights_in_every_view(runs_dir: Path, config: RunConfig) -> 
     async with in_training(runs_dir, config) as (shown, go_on):
         shown.screen.choose_weights("live")
         await go_on(lambda: shown.status.phase == "ready")
-        await shown.press("escape", "S")
+        await shown.press("escape", "B")
         view = await shown.view(SamplesScreen)
         await go_on(lambda: view.feed is not None and view.feed.phase == "done")
         await shown.press("escape", "H")
@@ -507,7 +507,7 @@ async def test_an_editor_that_cannot_have_the_terminal_is_said(
 
 async def test_parameter_presets(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
-        await shown.press("escape", "p")
+        await shown.press("escape", "i")
         pick = await shown.view(Pick)
         names = [entry.name for entry in pick._entries]
         options = pick.query_one(OptionList)

@@ -171,7 +171,7 @@ async def test_runs_are_archived_and_come_back(runs_dir: Path) -> None:
         await until(lambda: shown.names == ["c"])
         assert {folder.name for folder in list_runs(archive_of(runs_dir))} == {"a", "b"}
         assert [other.name for other in ancestors(child)] == ["before: a"]
-        await shown.press("U")
+        await shown.press("u")
         await until(lambda: shown.names == ["a", "b", "c"])
         assert not shown.screen.check_action("undo", ())
         shown.screen.table.move_cursor(row=0)
@@ -205,18 +205,18 @@ async def test_marked_runs_are_deleted_after_one_question(runs_dir: Path) -> Non
 async def test_marked_runs_are_exported_together(runs_dir: Path, tmp_path: Path) -> None:
     async with board(runs_dir, "a", "b") as shown:
         await shown.press("space", "space")
-        await shown.ask("e", str(tmp_path / "both.txt"), AskPath)
+        await shown.ask("w", str(tmp_path / "both.txt"), AskPath)
         await shown.pilot.pause()
         assert isinstance(shown.app.screen, AskPath), "another ending is refused"
         shown.app.screen.query_one(Input).value = str(tmp_path / "both.md")
         await shown.press("enter")
         await until((tmp_path / "both.md").exists)
         await until(lambda: shown.app.screen is shown.screen)
-        await shown.ask("e", str(tmp_path / "both.html"), AskPath)
+        await shown.ask("w", str(tmp_path / "both.html"), AskPath)
         await until((tmp_path / "both.html").exists)
         assert "batch_size" in (tmp_path / "both.md").read_text()
         await until(lambda: shown.app.screen is shown.screen)
-        await shown.ask("e", str(tmp_path / "both.md"), AskPath)
+        await shown.ask("w", str(tmp_path / "both.md"), AskPath)
         await shown.pilot.pause()
         assert isinstance(shown.app.screen, AskPath), "a file is replaced when asked again"
 
@@ -235,7 +235,7 @@ async def test_a_run_is_begun_again_with_its_settings(
                 else post(message)
             ),
         )
-        await shown.press("b")
+        await shown.press("s")
         await until(lambda: bool(asked))
         assert asked[0].name == "a-again"
         assert asked[0].config == RunFolder(runs_dir / "a").read_config()

@@ -240,7 +240,7 @@ async def test_commands_go_to_the_processes_and_take_back_is_not_offered(
         training = app.workbench.training
         await until(lambda: training.shown is not None and training.shown.state.ranks is not None)
         await until(lambda: isinstance(app.screen, TrainingScreen))
-        await pilot.press("p", "s", "e", "g")
+        await pilot.press("space", "w", "e", "g")
         orders = CommandFolder(processes.folder.path)
         assert orders.take()[0] == ["pause", "save", "evaluate", "sample"]
         assert "Take back" not in str(app.screen.query_one(KeyBar).keys)
@@ -267,7 +267,7 @@ async def test_a_recorded_run_goes_on_as_it_began(
             await pilot.press("r")
         elif way == "training":
             await until(lambda: isinstance(app.screen, TrainingScreen))
-            await pilot.press("R")
+            await pilot.press("r")
         else:
             for checkpoint in folder.checkpoints():
                 (checkpoint.path / "training.safetensors").write_bytes(NO_TENSORS)

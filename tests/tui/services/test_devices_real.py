@@ -53,7 +53,7 @@ async def test_two_processes_by_keys(runs_dir: Path, tale: str) -> None:
             await until(lambda: ranks.query_one(Label).plain.count("MiB") == 2, 60)
             await pilot.press("p")
             await until(lambda: standing(app) == "paused")
-            await pilot.press("s")
+            await pilot.press("w")
             await until(lambda: folder.latest_checkpoint() is not None)
             await pilot.press("p")
             await until(lambda: standing(app) == "running")

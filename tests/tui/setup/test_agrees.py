@@ -67,7 +67,7 @@ async def test_screen_preflight_and_command_line_agree(runs_dir: Path, tale: str
         assert screen.plan.config.training.steps < PRESETS["cpu"].config.training.steps
         await pilot.press("slash", *"layers", "enter", "3", "enter")
         await until(lambda: screen.draft.edits == {"model.layers": "3"})
-        await pilot.press("c")
+        await pilot.press("y")
         words = shlex.split(app.clipboard)
         config, cost = screen.plan.config, screen.plan.cost
         assert of_command(words) == config

@@ -182,7 +182,7 @@ async def test_must_encoding_is_detected_and_chosen_by_key(runs_dir: Path, tmp_p
         assert "cp1252" in facts
         await pilot.press("ctrl+r")  # never a silent replacement: it does not start
         assert app.workbench.training.training is None
-        await pilot.press("e")
+        await pilot.press("E")
         await until(lambda: isinstance(app.screen, Pick))
         assert isinstance(app.screen, Pick)
         assert app.screen.entry is not None
@@ -202,7 +202,7 @@ async def test_must_xray(runs_dir: Path, tmp_path: Path) -> None:
     app = make_app(make_workbench(runs_dir), corpus=str(path))
     async with app.run_test(size=WIDE) as pilot:
         await setup(app)
-        await pilot.press("x")
+        await pilot.press("X")
         await until(lambda: isinstance(app.screen, XrayScreen))
         xray = app.screen
         assert isinstance(xray, XrayScreen)
@@ -211,9 +211,9 @@ async def test_must_xray(runs_dir: Path, tmp_path: Path) -> None:
         for words in ("valid UTF-8", "90 LF", "30 CRLF", "mixed", "U+0007", "unigram", "trigram"):
             assert words in found, words
         first = xray.facts.table[0].character
-        await pilot.press("s")
+        await pilot.press("o")
         assert xray.order == "rare"
-        await pilot.press("s", "j", "G")
+        await pilot.press("o", "j", "G")
         assert first in {row.character for row in xray.facts.table}
         await pilot.press("escape")
         await until(lambda: isinstance(app.screen, SetupScreen))
@@ -225,7 +225,7 @@ async def test_must_xray_names_the_first_offending_byte(runs_dir: Path, tmp_path
     app = make_app(make_workbench(runs_dir), corpus=str(path))
     async with app.run_test(size=(80, 24)) as pilot:
         screen = await setup(app)
-        await pilot.press("x")
+        await pilot.press("X")
         await until(lambda: isinstance(app.screen, XrayScreen))
         xray = app.screen
         assert isinstance(xray, XrayScreen)
@@ -233,7 +233,7 @@ async def test_must_xray_names_the_first_offending_byte(runs_dir: Path, tmp_path
         found = shown(xray)
         assert "line 10, byte 55" in found
         assert "% sure" in found
-        await pilot.press("e")
+        await pilot.press("E")
         await until(lambda: isinstance(app.screen, Pick))
         await pilot.press("enter")
         await until(lambda: isinstance(app.screen, SetupScreen) and screen.facts.complete)
@@ -259,7 +259,7 @@ async def test_must_split_with_a_guard(runs_dir: Path, tale: str) -> None:
         await until(lambda: bool(screen.plan.cost.problems))
         assert "validation split" in card(app)
         assert screen.query_one(PreflightCard).has_class("-problem")
-        await pilot.press("F")
+        await pilot.press("exclamation_mark")
         await until(lambda: not screen.plan.cost.problems)
         assert screen.plan.config.model.block_size <= 256
 
@@ -271,7 +271,7 @@ async def test_must_presets(runs_dir: Path, tale: str) -> None:
     app = make_app(make_workbench(runs_dir), corpus=tale)
     async with app.run_test(size=WIDE) as pilot:
         screen = await setup(app)
-        await pilot.press("P")
+        await pilot.press("p")
         await until(lambda: isinstance(app.screen, Pick))
         names = [entry.value for entry in app.screen._entries]  # type: ignore[attr-defined]
         assert names == ["smoke", "cpu", "small", "medium", "large", "seed", "auto"]
@@ -285,7 +285,7 @@ async def test_must_choose_a_model_for_the_text_and_say_why(runs_dir: Path, tale
     app = make_app(make_workbench(runs_dir), corpus=tale)
     async with app.run_test(size=WIDE) as pilot:
         screen = await setup(app)
-        await pilot.press("P")
+        await pilot.press("p")
         await until(lambda: isinstance(app.screen, Pick))
         await pilot.press("end", "enter")
         await until(lambda: screen.draft.preset == "auto")
@@ -347,7 +347,7 @@ async def test_must_step_toggle_reset(runs_dir: Path, tale: str) -> None:
         await until(lambda: screen.draft.text("training.schedule") == "cosine")
         await pilot.press("backspace")
         await until(lambda: not screen.draft.edits)
-        await pilot.press("G", "g", "ctrl+d", "ctrl+u")
+        await pilot.press("G", "home", "ctrl+d", "ctrl+u")
         assert screen.query_one(SettingsList).cursor == 0
 
 
@@ -397,12 +397,12 @@ async def test_must_save_and_load_toml(runs_dir: Path, tale: str, tmp_path: Path
         wanted = screen.plan.config
         await pilot.press("ctrl+s", "enter")  # never overwritten without being told
         await until(lambda: "again to replace" in shown(app.screen))
-        await pilot.press("escape", "P", "home", "enter")
+        await pilot.press("escape", "p", "home", "enter")
         await until(lambda: screen.draft.preset == "smoke")
-        await pilot.press("L", *"tale-cpu.toml", "enter")
+        await pilot.press("ctrl+l", *"tale-cpu.toml", "enter")
         await until(lambda: isinstance(app.screen, SetupScreen))
         await until(lambda: screen.plan.config == wanted)
-        await pilot.press("L", *"nothing.toml", "enter")
+        await pilot.press("ctrl+l", *"nothing.toml", "enter")
         await until(lambda: "Cannot read" in shown(app.screen))
         (tmp_path / "wrong.toml").write_text("[model]\nlayer = 3\n")
         app.screen.query_one(Input).value = "wrong.toml"
@@ -414,10 +414,10 @@ async def test_must_exact_command_is_shown_and_copied(runs_dir: Path, tale: str)
     app = make_app(make_workbench(runs_dir), corpus=tale)
     async with app.run_test(size=WIDE, notifications=True) as pilot:
         screen = await setup(app)
-        await pilot.press("P", "home", "enter", "slash", *"steps", "enter", "5", "enter")
+        await pilot.press("p", "home", "enter", "slash", *"steps", "enter", "5", "enter")
         await until(lambda: screen.draft.edits == {"training.steps": "5"})
         assert "--set training.steps=5" in shown(screen.query_one(RunPanel))
-        await pilot.press("c")
+        await pilot.press("y")
         command = shlex.split(app.clipboard)
         assert command[:2] == ["megatron-model", "train"]
         wanted = screen.plan.config
@@ -433,7 +433,7 @@ async def test_must_run_name_and_refusing_to_overwrite(runs_dir: Path, tale: str
     app = make_app(make_workbench(runs_dir), corpus=tale)
     async with app.run_test(size=WIDE) as pilot:
         screen = await setup(app)
-        await pilot.press("n", "ctrl+u", *"mine")
+        await pilot.press("R", "ctrl+u", *"mine")
         await until(lambda: "exists" in shown(screen.query_one(RunPanel)))
         await pilot.press("ctrl+r")
         assert app.workbench.training.training is None
@@ -463,7 +463,7 @@ async def test_must_overtraining_is_a_warning_with_a_fix(runs_dir: Path, tale: s
         screen = await setup(app)
         await pilot.press("slash", *"steps", "enter", *"90000", "enter")
         await until(lambda: "memorize" in card(app))
-        await pilot.press("F")
+        await pilot.press("exclamation_mark")
         await until(lambda: "memorize" not in card(app))
         assert screen.plan.config.training.steps < 90000
         await pilot.press("u")
@@ -482,7 +482,7 @@ async def test_must_red_when_it_does_not_fit_and_one_key_mends_it(
         assert "lower model.layers" in card(app)
         await pilot.press("ctrl+r")
         await until(lambda: isinstance(app.screen, Confirm))
-        await pilot.press("n", "F")
+        await pilot.press("R", "exclamation_mark")
         await until(lambda: not screen.query_one(PreflightCard).has_class("-problem"))
         assert screen.plan.cost.fits
         await pilot.press("u")
@@ -493,7 +493,7 @@ async def test_should_gpu_picker_with_free_memory(runs_dir: Path, tale: str) -> 
     app = make_app(make_workbench(runs_dir), corpus=tale)
     async with app.run_test(size=WIDE) as pilot:
         screen = await setup(app)
-        await pilot.press("d")
+        await pilot.press("at")
         await until(lambda: isinstance(app.screen, Pick))
         pick = app.screen
         assert isinstance(pick, Pick)
@@ -557,7 +557,7 @@ async def test_should_auto_batch_probe(
     app = make_app(make_workbench(runs_dir), corpus=tale)
     async with app.run_test(size=WIDE, notifications=True) as pilot:
         screen = await setup(app)
-        await pilot.press("M")
+        await pilot.press("B")
         await until(lambda: screen.plan.config.training.batch_size == 2)
         assert "from measured steps" in card(app)
 
@@ -571,7 +571,7 @@ async def test_must_measuring_is_real_and_can_be_stopped(runs_dir: Path, tale: s
         await pilot.press("m")
         await until(lambda: not screen.measuring.doing, 30)
         assert screen.plan.measurement is None
-        await pilot.press("P", "home", "enter", "m")
+        await pilot.press("p", "home", "enter", "m")
         await until(lambda: screen.plan.measurement is not None, 60)
         assert screen.plan.measurement.seconds_per_step > 0  # type: ignore[union-attr]
         await until(lambda: not screen.measuring.doing, 30)
@@ -594,7 +594,7 @@ async def test_must_resume_and_fork_list(runs_dir: Path, tale: str) -> None:
         recorded = RunFolder.open(runs_dir / "shakespeare-cpu").read_config()
         await until(lambda: screen.plan.checked.config.training == recorded.training)
         assert screen.plan.checked.config.model == recorded.model
-        await pilot.press("f", "R")
+        await pilot.press("f", "r")
         await until(lambda: app.workbench.training.training is not None)
         await until(lambda: isinstance(app.screen, TrainingScreen))
         app.workbench.training.stop()

@@ -21,7 +21,7 @@ BURST = 25
 """Keys that come before the screen was drawn again."""
 SIZES = ((80, 24), (100, 30), (120, 40), (200, 60), (60, 15), (90, 25))
 
-LETTERS = "bvx/FmcuUDdeLfnMPjkhlgGaeiours0123456789.-_ [/]$é"
+LETTERS = "pXBR=@!yEbvx/FmcuUDdeLfnMPjkhlgGaeiours0123456789.-_ [/]$é"
 SPECIAL = (
     "enter", "escape", "tab", "shift+tab", "up", "down", "left", "right", "home", "end", "space",
     "backspace", "delete", "pageup", "pagedown", "question_mark", "f1", "ctrl+s", "ctrl+o",
@@ -35,7 +35,8 @@ def random_key(draw: random.Random) -> events.Key:
         key = draw.choice(SPECIAL)
         return events.Key(key, " " if key == "space" else None)
     character = draw.choice(LETTERS)
-    named = {"/": "slash", ".": "full_stop", "-": "minus", "_": "underscore", " ": "space"}
+    named = {"/": "slash", ".": "full_stop", "-": "minus", "_": "underscore", " ": "space",
+             "=": "equals_sign", "@": "at", "!": "exclamation_mark"}  # fmt: skip
     return events.Key(named.get(character, character), character)
 
 

@@ -43,7 +43,7 @@ async def test_why_a_corpus_cannot_be_read_is_said_whole(
         await until(lambda: last in drawn(screen))
         assert screen.query_one("#preflight").has_class("-problem")
         assert "The corpus cannot be read" in drawn(screen)
-        await pilot.press("R")
+        await pilot.press("s")
         await until(lambda: bool(app._notifications))
         assert [one.message for one in app._notifications] == [screen.facts.error]
         assert not runs_dir.exists()

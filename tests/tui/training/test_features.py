@@ -49,9 +49,9 @@ from tests.tui.training.helpers import NARROW, WIDE, Shown, live, recorded, repo
 async def test_train_raw_and_smoothed(runs_dir: Path) -> None:
     async with recorded(runs_dir) as shown:
         assert shown.colours[:2] == ["chart-raw", "chart-train"]
-        await shown.press("r")
+        await shown.press("P")
         assert "chart-raw" not in shown.colours
-        await shown.press("r", "0")
+        await shown.press("P", "0")
         assert shown.colours[0] == "chart-train"
         await shown.press("+")
         assert shown.colours[:2] == ["chart-raw", "chart-train"]
@@ -70,7 +70,7 @@ async def test_validation_overlay_and_best_marker(runs_dir: Path) -> None:
 async def test_log_y(runs_dir: Path) -> None:
     async with recorded(runs_dir) as shown:
         linear = shown.loss.text
-        await shown.press("y")
+        await shown.press("L")
         assert shown.loss.plot.log_y
         assert shown.loss.text != linear
 
@@ -90,14 +90,14 @@ async def test_x_is_steps_time_or_characters(runs_dir: Path) -> None:
 async def test_y_is_nats_bits_or_perplexity(runs_dir: Path) -> None:
     async with recorded(runs_dir) as shown:
         nats = shown.loss.plot.curves[-1].ys[-1]
-        await shown.press("u")
+        await shown.press("Y")
         assert shown.loss.plot.curves[-1].ys[-1] == pytest.approx(nats / math.log(2))
         assert "bits" in str(shown.panel("loss").border_title)
-        await shown.press("u")
+        await shown.press("Y")
         assert shown.loss.plot.curves[-1].ys[-1] == pytest.approx(math.exp(nats))
         assert f"{math.exp(nats):.3f}" in shown.legend
         assert "perplexity" in str(shown.panel("loss").border_title)
-        await shown.press("u")
+        await shown.press("Y")
         assert shown.loss.plot.curves[-1].ys[-1] == nats
 
 
@@ -110,9 +110,9 @@ async def test_reference_lines_mean_something(runs_dir: Path) -> None:
         assert heights == pytest.approx([math.log(65), 3.0, 2.1])
         await until(lambda: "trigram 2.10" in shown.loss.text)
         assert "ln V 4.17" in shown.loss.text
-        await shown.press("b")
+        await shown.press("_")
         assert "trigram" not in shown.loss.text
-        await shown.press("b", "u")
+        await shown.press("_", "Y")
         assert shown.loss.plot.references[2].y == pytest.approx(2.1 / math.log(2))
 
 
@@ -129,10 +129,10 @@ async def test_zoom_pan_and_a_cursor_that_reads_values(runs_dir: Path) -> None:
         low, high = shown.loss.plot.x_limits or (0, 0)
         assert high - low == pytest.approx(437 / 2)
         assert low <= cursor <= high
-        await shown.press("]", "H")
+        await shown.press("]", "{")
         panned = shown.loss.plot.x_limits or (0, 0)
         assert panned[0] < low + 437 / 4
-        await shown.press("L")
+        await shown.press("}")
         await shown.press("[")
         assert shown.screen.charts.view.zoom == 1
         await shown.press("0")
@@ -258,13 +258,13 @@ async def test_pause_save_evaluate_and_sample(runs_dir: Path) -> None:
     async with live(runs_dir, events) as (shown, trainer):
         trainer.release(3)
         await until(lambda: shown.run.standing == "running")
-        await shown.press("s", "e", "g", "p")
+        await shown.press("w", "e", "g", "space")
         trainer.release(1)
         await until(lambda: shown.run.standing == "paused")
         assert trainer.obeyed == ["save", "evaluate", "sample", "pause"]
         assert "paused" in shown.progress
         assert "updated" not in shown.progress
-        await shown.press("p")
+        await shown.press("space")
         trainer.release(1)
         await until(lambda: shown.run.standing == "running")
 
@@ -492,7 +492,7 @@ async def test_live_learning_rate_edit(runs_dir: Path) -> None:
     async with live(runs_dir, events) as (shown, trainer):
         trainer.release(3)
         await until(lambda: shown.run.standing == "running")
-        await shown.press("E")
+        await shown.press("C")
         await until(lambda: isinstance(shown.app.screen, AskValues))
         form = shown.app.screen
         assert isinstance(form, AskValues)
@@ -565,7 +565,7 @@ async def test_axes_smoothing_and_panels_are_remembered(runs_dir: Path, tmp_path
             shown = Shown(app, pilot)
             await until(shown.is_there)
             if visit == 0:
-                await shown.press("x", "u", "y", "+", "r", "b", "m", "5")
+                await shown.press("x", "Y", "L", "+", "P", "_", "m", "5")
             view = shown.screen.charts.view
             assert (view.x_axis, view.unit, view.log_y, view.smoothing) == ("time", "bits", True, 4)
             assert (view.raw, view.references, shown.screen.charts.metric) == (

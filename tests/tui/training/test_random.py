@@ -24,10 +24,11 @@ from megatron_tui.training.screen import TrainingScreen
 from tests.tui.conftest import NOW, GatedTrainer, copy_recorded, make_app, make_workbench, until
 from tests.tui.training.helpers import report, started
 
-OFTEN = [*"xuyrb+-0hl[]HLmMnp", "left", "right", "home", "end", "tab", "shift+tab", "down", "space"]
-SELDOM = [*"ceEgF12345", "enter", "escape", "up", "question_mark", "f3"]
+OFTEN = [*"xYLP_+-0hl[]{}mMn", "left", "right", "home", "end", "tab", "shift+tab", "down", "space"]
+SELDOM = [*"ceCgF12345", "enter", "escape", "up", "question_mark", "f3"]
 """Keys that lay out the screen anew or open a dialog, which takes long."""
-CHARACTERS = {"+": "plus", "-": "minus", "[": "left_square_bracket", "]": "right_square_bracket"}
+CHARACTERS = {"+": "plus", "-": "minus", "[": "left_square_bracket", "]": "right_square_bracket",
+              "{": "left_curly_bracket", "}": "right_curly_bracket", "_": "underscore"}  # fmt: skip
 SIZES = [(80, 24), (100, 30), (120, 40), (200, 60), (81, 25), (60, 15), (149, 31)]
 
 PRESSES = 2000
