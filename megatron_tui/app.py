@@ -44,6 +44,7 @@ from megatron_tui.shell.too_small import TooSmall, fits
 from megatron_tui.shell.workbench_screen import WorkbenchScreen
 from megatron_tui.terminal.keyboard import Keyboard, irreversible
 from megatron_tui.terminal.signals import TerminalSignals
+from megatron_tui.terminal.tmux import copy_to_tmux
 from megatron_tui.textual_patches.driver import write_to_terminal
 from megatron_tui.ui import theme
 from megatron_tui.ui.background import background_of
@@ -301,6 +302,12 @@ class MegatronApp(App[None]):
             self._said_burst = self.keyboard.burst
             self.notify(PASTED, severity="warning", timeout=10, markup=False)
         return True
+
+    def copy_to_clipboard(self, text: str) -> None:
+        """Copy by the terminal, and into tmux's own buffer."""
+        super().copy_to_clipboard(text)
+        if os.environ.get("TMUX"):
+            self.run_worker(partial(copy_to_tmux, text), thread=True, exit_on_error=False)
 
     def delay_update(self, delay: float = 0.05) -> None:
         """Paint a screen that is changed to as soon as it is there, not after a fixed time."""

@@ -66,7 +66,7 @@ def choose_opponent(
 
     if offered:
         title = f"Duel of {first.title}, against"
-        screen.app.push_screen(Pick(title, entries, verb="Let them write"), begin)
+        screen.app.push_screen(Pick(title, entries, verb="Start duel"), begin)
     else:
         notify(screen, "There are no other weights yet: a duel takes two.")
 

@@ -54,10 +54,10 @@ class ModelPanel(Panel):
             yield Choice(["best", "latest"], "best", id="weights")
         yield Label(id="about-model")
         with Horizontal(classes="row"):
-            yield Label("knows", classes="name")
+            yield Label("vocabulary", classes="name")
             yield Label(id="vocabulary", classes="fact")
         with Horizontal(classes="row"):
-            yield Label("sees", classes="name")
+            yield Label("context", classes="name")
             yield Label(id="context", classes="fact")
         with Horizontal(classes="row"):
             yield Label("pace", classes="name")

@@ -116,8 +116,8 @@ class GenerationScreen(WorkbenchScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         # Priority while a text is being written: it must stop wherever the focus is.
         _key("stop", "escape,ctrl+c", "stop", "Stop", "Stop writing", priority=True),
-        _key("unknown", "ctrl+d", "unknown", "Unknown", "What to do with characters that the model "
-             "never saw: block, drop or replace", priority=True),
+        _key("unknown", "ctrl+d", "unknown", "Drop unknown", "What to do with characters that the "
+             "model never saw: block, drop or replace", priority=True),
         _key("leave", "escape", "leave", "Keys", "Leave the prompt for the text, where letters "
              "act"),
         _key("prompt", "i", "prompt", "Prompt", "Type a prompt"),

@@ -196,7 +196,7 @@ def _entropy_lines(facts: XrayFacts) -> list[Content]:
     lines = [
         Content(""),
         Content.styled("bits per character", "bold"),
-        _row("uniform", f"{_bits(math.log(len(facts.table)))}  all alike"),
+        _row("uniform", f"{_bits(math.log(len(facts.table)))}"),
         _row("unigram", f"{_bits(facts.unigram_entropy)}  by frequency"),
     ]
     if facts.text is not None:

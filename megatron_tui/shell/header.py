@@ -64,8 +64,8 @@ class RunSummary:
         """Return where the run is, in more and in fewer words."""
         step, word = f"{self.step:,}", "" if self.standing == "running" else f"{self.standing} "
         if self.budget:
-            done = f"{word}{plural(self.step, 'step')} in {self.budget}"
-            return [f"{done}, its time budget", done, f"{word}{step}"]
+            done = f"{self.standing}: {plural(self.step, 'step')}"
+            return [f"{done} ({self.budget} budget)", done, f"{word}{step}"]
         of = f" of {self.steps:,}" if self.steps else ""
         known = self.remaining not in ("", formatting.MISSING)
         left = f"  {self.remaining}" if known else ""

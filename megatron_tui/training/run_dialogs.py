@@ -56,8 +56,9 @@ class RunDialogs:
         """
         config = run.folder.read_config()
         form = AskValues(
-            "Change the run while it trains",
-            "The new value counts from the next step on; a checkpoint keeps the way there exact.",
+            "Change settings live",
+            "Takes effect at the next step; a checkpoint is saved first so the run stays "
+            "reproducible.",
             _questions(fork_form.ask_texts(config, fork_form.live_keys(config))),
             lambda texts: fork_form.live_changes(config, run.state, texts),
             yes="Change it",

@@ -116,7 +116,7 @@ async def test_training_keys_command_the_trainer(runs_dir: Path) -> None:
         trainer.release(1)
         await until(lambda: run.standing == "paused")
         assert trainer.obeyed == ["save", "evaluate", "sample", "pause"]
-        await pilot.press("p")
+        await pilot.press("space")
         trainer.release(1)
         await until(lambda: run.standing == "running")
         await pilot.press("S")
@@ -141,10 +141,10 @@ async def test_chart_keys_change_the_view(runs_dir: Path) -> None:
         chart = screen.query(Chart).first()
         await until(lambda: bool(chart.text.strip()))
         linear = chart.text
-        await pilot.press("y")
+        await pilot.press("L")
         assert chart.plot.log_y
         assert chart.text != linear
-        await pilot.press("y", "x")
+        await pilot.press("L", "x")
         assert chart.plot.x_limits == (0.0, 365.1)
         assert len(chart.plot.curves) == 3
         await pilot.press("0")

@@ -173,8 +173,8 @@ def test_a_run_that_used_up_its_time_is_not_said_to_lack_steps(
     folder = ended_by_budget(runs_dir, config)
     run = TrainingService().show(folder)
     assert RunSummary.of(run).places() == [
-        "finished 553 steps in 1m 00s, its time budget",
-        "finished 553 steps in 1m 00s",
+        "finished: 553 steps (1m 00s budget)",
+        "finished: 553 steps",
         "finished 553",
     ]
     said = [cell.plain for cell in cells(read_row(folder), NOW, 30)]
@@ -199,10 +199,10 @@ async def test_the_header_of_a_run_that_used_up_its_time(runs_dir: Path, config:
         await until(lambda: isinstance(app.screen, TrainingScreen) and app.screen.is_mounted)
         header = app.screen.query_one(WorkbenchHeader)
         await until(lambda: "quick" in header.plain)
-        assert header.plain.rstrip().endswith("✓ finished 553 steps in 1m 00s, its time budget")
+        assert header.plain.rstrip().endswith("✓ finished: 553 steps (1m 00s budget)")
         await pilot.resize_terminal(80, 24)
         await until(lambda: header.size.width == 80)
-        assert header.plain.rstrip().endswith("✓ finished 553 steps in 1m 00s")
+        assert header.plain.rstrip().endswith("✓ finished: 553 steps")
 
 
 class GatedFolder(RunFolder):

@@ -417,7 +417,7 @@ async def test_compare_runs(runs_dir: Path) -> None:
         await until(lambda: "chart-compare-1" in shown.colours)
         assert "A other" in shown.legend
         assert [mark.sign for mark in shown.loss.plot.marks] == ["A", "◆"]
-        await shown.press("c", "x", "escape")
+        await shown.press("c", "0", "escape")
         await until(lambda: "chart-compare-1" not in shown.colours)
 
 
