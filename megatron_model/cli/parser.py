@@ -38,6 +38,7 @@ VERBS = {
     "settings": "what can be set, to what, and what it does",
     "runs": "list the runs, newest first",
     "show": "what is known of a run, and every metric at a step",
+    "sweep": "train with several values of a setting, and see which is best",
     "compare": "runs beside each other, ranked, and what differs",
     "note": "write down, or read, what a run is about",
     "tag": "put tags on a run, or take them off",

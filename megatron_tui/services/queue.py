@@ -13,6 +13,7 @@ from megatron_model.device import may_have_accelerator
 from megatron_model.events.schema import local_time
 from megatron_model.queue import Queue, QueueEntry, start_keeper
 from megatron_model.run.folder import RunFolder, list_runs
+from megatron_model.sweep.grid import Point, add_sweep
 from megatron_model.util.errors import RequestError
 from megatron_model.util.text import plural
 from megatron_tui.services.past_speed import Pace, read_paces, shape_of
@@ -128,6 +129,18 @@ def enqueued(runs_dir: Path, name: str, config: RunConfig, model: Path | None = 
         outlook = f"it begins{about} after {plural(before, 'other run')}"
     ends = f", and ends about {moment(row.ends, now)}" if row.ends is not None else ""
     return f"{name} is in the queue: {outlook}{ends}."
+
+
+def swept(runs_dir: Path, name: str, points: Sequence[Point], model: Path | None = None) -> str:
+    """Put the runs of a sweep behind those that wait, and have a keeper at work; say so.
+
+    Raises:
+        RequestError: they cannot be written down, or no keeper can be started.
+    """
+    queue = Queue(runs_dir)
+    add_sweep(queue, name, points, start="" if model is None else str(model.absolute()))
+    start_keeper(queue)
+    return f"{plural(len(points), 'run')} of the sweep {name} are in the queue: see Runs."
 
 
 def revived(runs_dir: Path) -> str:

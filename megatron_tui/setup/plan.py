@@ -25,6 +25,7 @@ from megatron_model.planning.multi_device import (
 from megatron_model.planning.preflight import VOCABULARY_GUESS, Preflight, preflight
 from megatron_model.run.folder import check_run_name, free_name
 from megatron_model.run.taken_recipe import check_shape
+from megatron_model.sweep.grid import Point, grid
 from megatron_model.util.errors import RequestError
 from megatron_tui.services.past_speed import Pace, shape_of
 from megatron_tui.setup.corpus_facts import CorpusFacts
@@ -114,6 +115,15 @@ class SetupPlan:
     def config(self) -> RunConfig:
         """The configuration with the corpus in it, findable from any folder."""
         return with_settings(self.checked.config, {"data.corpus": absolute_corpus(self.facts.spec)})
+
+    @property
+    def points(self) -> list[Point]:
+        """The runs of a sweep: one for each combination of what has several values.
+
+        Raises:
+            RequestError: one of them cannot be, or there are too many.
+        """
+        return grid(self.config, self.checked.varied)
 
     @property
     def vocabulary_size(self) -> int:
@@ -223,6 +233,11 @@ class SetupPlan:
                 check_shape(self.checked.config, self.draft.start.config)
             except RequestError as refusal:
                 found.append(str(refusal))
+        if self.checked.varied:
+            try:
+                self.points
+            except RequestError as refusal:
+                found.append(str(refusal))
         return found + ([error] if error else []) + self.cost.problems
 
     def default_name(self) -> str:
@@ -230,6 +245,8 @@ class SetupPlan:
         stem = self.facts.name or self.facts.spec.removeprefix("builtin:")
         start = self.draft.start
         kind = self.draft.preset if start is None else f"from-{start.name}"
+        if self.checked.varied:
+            kind = "sweep"
         return free_name(self.runs_dir, Path(stem).stem, f"-{kind}")
 
     def name_error(self, name: str) -> str:

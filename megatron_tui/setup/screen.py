@@ -6,6 +6,7 @@ plan, to the dialogs and to what looks things up in the background.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import ClassVar
@@ -26,7 +27,7 @@ from megatron_model.util.text import safe
 from megatron_tui.messages import FallbackUsed, ResumeRequested, RunRequested
 from megatron_tui.services.model_choice import list_writing_runs
 from megatron_tui.services.past_speed import read_paces
-from megatron_tui.services.queue import enqueued
+from megatron_tui.services.queue import enqueued, swept
 from megatron_tui.services.workbench import Workbench
 from megatron_tui.setup import recent_corpora
 from megatron_tui.setup.corpus_facts import CorpusFacts
@@ -43,8 +44,10 @@ from megatron_tui.setup.run_panel import RunPanel
 from megatron_tui.setup.train_command import for_screen, for_shell
 from megatron_tui.shell.workbench_screen import WorkbenchScreen
 from megatron_tui.terminal.keyboard import irreversible
+from megatron_tui.ui import formatting
 from megatron_tui.ui.background import background_of
 from megatron_tui.ui.choice import Choice
+from megatron_tui.ui.dialogs import Confirm
 from megatron_tui.ui.draft import SetupDraft, form_fields
 from megatron_tui.ui.notice import notify
 from megatron_tui.ui.settings_form import SettingsForm
@@ -218,6 +221,8 @@ class SetupScreen(WorkbenchScreen):
 
     def _about_preset(self) -> str:
         draft = self.draft
+        if self.plan.checked.varied:
+            return self._about_sweep()
         if draft.start is not None:
             return f"begins with the weights of {safe(draft.start.name, one_line=True)}: see W"
         return f"{draft.sizing.short}: see P" if draft.sizing is not None else ""
@@ -294,6 +299,8 @@ class SetupScreen(WorkbenchScreen):
             # A preset is fitted to the characters of its corpus, which reading it will tell.
             self._asked = do
             self.show_plan()
+        elif self.plan.checked.varied:
+            self._ask_sweep(self._request(name))
         elif problems := self.plan.problems:
             request = self._request(name)
             self.dialogs.confirm_start(problems, lambda: do(request))
@@ -318,6 +325,39 @@ class SetupScreen(WorkbenchScreen):
             notify(self, str(found), error=isinstance(found, RequestError))
 
         self._in_background(add, tell, group="queue")
+
+    def _ask_sweep(self, request: RunRequested) -> None:
+        """Say how many runs a sweep is and how long it takes, and put them into the queue."""
+        if error := self.plan.sweep_error:
+            notify(self, error, error=True)
+            return
+        points = self.plan.points
+        recent_corpora.remember(self.workbench.preferences, request.config.data.corpus)
+        runs_dir = self.workbench.runs_dir
+
+        def add() -> Iterator[str | RequestError]:
+            try:
+                yield swept(runs_dir, request.name, points, request.model)
+            except RequestError as error:
+                yield error
+
+        def tell(found: str | RequestError) -> None:
+            notify(self, str(found), error=isinstance(found, RequestError))
+
+        def begin(confirmed: bool) -> None:
+            if confirmed:
+                self._in_background(add, tell, group="queue")
+
+        said = [f"{key}: {', '.join(map(str, v))}" for key, v in self.plan.checked.varied.items()]
+        said.append("They wait in the queue for their turn, one after the other.")
+        title = f"Train {self._about_sweep()}?"
+        self._ask(Confirm(title, "\n".join(said), yes="Train them", no="Not yet"), begin)
+
+    def _about_sweep(self) -> str:
+        count = math.prod(len(values) for values in self.plan.checked.varied.values())
+        seconds = self.plan.cost.seconds
+        about = f", about {formatting.duration(seconds * count)} in all" if seconds else ""
+        return f"a sweep of {count:,} runs{about}"
 
     def _start(self, request: RunRequested) -> None:
         recent_corpora.remember(self.workbench.preferences, request.config.data.corpus)

@@ -24,7 +24,8 @@ def absolute_corpus(spec: str) -> str:
 
 def train_command(draft: SetupDraft, *, corpus: str, name: str, runs_dir: Path) -> list[str]:
     """Return the words of the command for a draft: its preset, and what was typed over it."""
-    words = ["megatron-model", "train", absolute_corpus(corpus) or "CORPUS"]
+    verb = "sweep" if draft.check().varied else "train"
+    words = ["megatron-model", verb, absolute_corpus(corpus) or "CORPUS"]
     if draft.start is not None:
         words += ["--from", str(draft.start.path.absolute())]
     words += ["--preset", draft.preset]

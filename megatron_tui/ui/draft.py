@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from megatron_model.config.schema import Field
 from megatron_model.device import DeviceInfo
 from megatron_model.planning.sizing import Sizing, sized
 from megatron_model.run.taken_recipe import gentler, recipe_of
+from megatron_model.sweep.values import values_of
 from megatron_model.util.errors import RequestError
 
 NOT_IN_FORM = ("data.corpus",)
@@ -40,6 +41,8 @@ class Checked:
     config: RunConfig
     """The preset with every valid edit; what the preflight is worked out for."""
     errors: Mapping[str, str]
+    varied: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    """What has several values, each for runs of its own; `config` has the first of them."""
 
     @property
     def valid(self) -> bool:
@@ -141,14 +144,18 @@ class SetupDraft:
         fields = form_fields()
         good: dict[str, object] = {}
         errors: dict[str, str] = {}
+        varied: dict[str, Sequence[object]] = {}
         for key, text in self.edits.items():
             try:
-                good[key] = fields[key].parse(text)
+                values = values_of(fields[key], text)
+                good[key] = values[0]
+                if len(values) > 1:
+                    varied[key] = values
             except RequestError as error:
                 errors[key] = _without_key(str(error), key)
         base = self._base(good)
         try:
-            return Checked(self._fitted(with_settings(base, good), good), errors)
+            return Checked(self._fitted(with_settings(base, good), good), errors, varied)
         except RequestError as error:
             # Fields that only together are wrong: said at the first that was typed over.
             named = [key for key in fields if key in str(error)]

@@ -17,6 +17,7 @@ from textual.widgets import Input, OptionList
 from megatron_model.config.fields import RunConfig, config_from_toml, with_settings
 from megatron_model.device import DeviceInfo
 from megatron_model.planning.measurement import Measurement
+from megatron_model.queue import Queue
 from megatron_model.run.folder import RunFolder
 from megatron_model.training.probe import Progress
 from megatron_tui.app import MegatronApp
@@ -687,3 +688,45 @@ async def test_without_a_run_there_are_no_weights_to_begin_with(runs_dir: Path) 
         await pilot.press("W")
         assert app.screen is screen
         assert screen.draft.start is None
+
+
+async def test_several_values_make_a_sweep(
+    runs_dir: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The form tells its size, the question its values; then they wait in the queue."""
+    started: list[Path] = []
+    monkeypatch.setattr(
+        "megatron_tui.services.queue.start_keeper", lambda queue: started.append(queue.runs_dir)
+    )
+    app = make_app(make_workbench(runs_dir), corpus=str(corpus))
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        settings = screen.query_one(SettingsList)
+        settings.focus()
+        settings.go_to("training.learning_rate")
+        await pilot.press(*"0.01..0.04 x3 log", "enter")
+        settings.go_to("training.seed")
+        await pilot.press("enter", "ctrl+u", *"seeds 2", "enter")
+        assert screen.plan.checked.errors == {}
+        about = str(screen.query_one(".description", Label).render())
+        assert "a sweep of 6 runs" in about
+        command = screen.plan.command("rates")
+        assert command[1] == "sweep"
+        assert "training.learning_rate=0.01..0.04 x3 log" in command
+        await pilot.press("ctrl+r")
+        assert isinstance(app.screen, Confirm)
+        await pilot.press("y")
+        await until(lambda: len(started) == 1)
+    entries = Queue(runs_dir).entries()
+    assert [(e.config.training.learning_rate, e.config.training.seed) for e in entries] == [
+        (rate, seed) for rate in (0.01, 0.02, 0.04) for seed in (1, 2)
+    ]
+    assert len({entry.tags for entry in entries}) == 1
+
+
+async def test_an_empty_range_is_said_beside_its_field(runs_dir: Path, corpus: Path) -> None:
+    app = make_app(make_workbench(runs_dir), corpus=str(corpus))
+    async with app.run_test(size=WIDE):
+        screen = await setup(app)
+        screen.plan.change(screen.draft.with_text("training.learning_rate", "0.1..0.01 x3"))
+        assert "is empty" in screen.plan.checked.errors["training.learning_rate"]
