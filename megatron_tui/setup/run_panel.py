@@ -52,7 +52,7 @@ class RunPanel(Panel):
     def show(self, preset: str, sizing: Sizing | None, command: str, name_error: str) -> None:
         """Show the preset, why it is as it is, and the command or what is wrong with the name."""
         self.query_one("#preset", Choice).value = preset
-        about = PRESETS[preset].description if sizing is None else f"{sizing.short}: see P"
+        about = PRESETS[preset].description if sizing is None else f"{sizing.short}: see p"
         self.query_one(".description", Label).show(about)
         line = self.query_one(".command", Label)
         if name_error:

@@ -138,7 +138,7 @@ async def test_surprise_of_a_pasted_text(runs_dir: Path, run_copy: RunFolder) ->
         shown.app.screen.post_message(Paste("a wölf\r\nsäng"))
         await until(lambda: view.query_one(HeatView).text == "a wlf\nsng")
         assert "2 unknown left out" in shown.panel("reading")
-        await shown.press("i", "asterisk", "escape")
+        await shown.press("i", "x", "escape")
         assert (await read(shown)).query_one(HeatView).text == "a wlf\nsng"
 
 
@@ -300,7 +300,7 @@ async def test_duel_of_two_checkpoints(
         assert shows[0].text == "the " + "".join(
             models[0].stream("the ", SamplingConfig(seed=1338))
         )
-        await shown.press("asterisk")
+        await shown.press("tilde")
         await fought(shown)
         assert shows[1].text == "the " + "".join(
             models[0].stream("the ", SamplingConfig(seed=1338))
