@@ -378,7 +378,7 @@ async def test_several_samples_side_by_side(
 ) -> None:
     async with writing(runs_dir, size) as shown:
         await shown.set("max_new_tokens", "40")
-        await shown.press("i", *"the", "escape", "S")
+        await shown.press("i", *"the", "escape", "B")
         view = await written(shown)
         texts = [panel.query_one(StreamView).text for panel in view.query(SamplePanel)][:4]
         assert texts == [
@@ -404,7 +404,7 @@ async def test_several_samples_side_by_side(
 async def test_temperature_ladder(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.set("max_new_tokens", "40")
-        await shown.press("i", *"the", "escape", "L")
+        await shown.press("i", *"the", "escape", "I")
         view = await written(shown)
         panels = [panel for panel in view.query(SamplePanel) if panel.display]
         assert [panel.query_one(StreamView).text for panel in panels] == [
