@@ -481,7 +481,7 @@ async def test_must_red_when_it_does_not_fit_and_one_key_mends_it(
         assert "lower model.layers" in card(app)
         await pilot.press("ctrl+r")
         await until(lambda: isinstance(app.screen, Confirm))
-        await pilot.press("R", "exclamation_mark")
+        await pilot.press("n", "exclamation_mark")
         await until(lambda: not screen.query_one(PreflightCard).has_class("-problem"))
         assert screen.plan.cost.fits
         await pilot.press("u")
