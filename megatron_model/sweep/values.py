@@ -20,7 +20,7 @@ def values_of(field: Field, text: str) -> list[object]:
     """Return the values that a setting is to have, one after the other; of a plain value, that one.
 
     ``0.01..0.08 x4 log`` are four values from 0.01 to 0.08, each the one before times the same
-    factor; ``1..7 x3`` has equal distances. ``2, 4, 8`` is a list. ``seeds 5`` are the seeds 1 to 5.
+    factor; ``1..7 x3`` has equal distances. ``2, 4, 8`` is a list. ``seeds 5`` is 1, 2, 3, 4, 5.
 
     Raises:
         RequestError: it is none of these, or a value is out of the setting's range.

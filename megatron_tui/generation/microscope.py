@@ -97,8 +97,8 @@ class BranchPanel(Panel):
     EXPLANATION: ClassVar[str] = (
         "A text tinted by how unlikely each character was for the model; the prompt is plain. h "
         "and l move the cursor; a digit puts the rival of that number in place of the character "
-        "under it, c any other one, and a new text goes on from there beside this one. Tab goes "
-        "from text to text; a goes on, n writes one character, enter takes the text along."
+        "under it, C any other one, and a new text goes on from there beside this one. Tab goes "
+        "from text to text; g goes on, n writes one character, enter takes the text along."
     )
 
 

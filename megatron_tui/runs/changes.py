@@ -167,7 +167,7 @@ class RunChanges:
         done = self._each(folders, move, moved=True)
         if moved:
             self._aside.append(moved)
-            self._say(f"Archived {_named(moved)}; U brings back, v shows what is archived.", False)
+            self._say(f"Archived {_named(moved)}; u brings back, v shows what is archived.", False)
         elif done:
             self._say(f"Brought back {_named(done)}.", False)
 

@@ -126,6 +126,16 @@ class SetupPlan:
         return grid(self.config, self.checked.varied)
 
     @property
+    def sweep_error(self) -> str:
+        """Why there can be no such sweep, or nothing."""
+        try:
+            if self.checked.varied:
+                check_room(self.points, self.vocabulary_size, self.disk_free)
+        except RequestError as refusal:
+            return str(refusal)
+        return ""
+
+    @property
     def vocabulary_size(self) -> int:
         """Different characters of the corpus, or a guess."""
         return len(self.facts.vocabulary or ()) or VOCABULARY_GUESS
@@ -233,11 +243,8 @@ class SetupPlan:
                 check_shape(self.checked.config, self.draft.start.config)
             except RequestError as refusal:
                 found.append(str(refusal))
-        if self.checked.varied:
-            try:
-                self.points
-            except RequestError as refusal:
-                found.append(str(refusal))
+        if self.sweep_error:
+            found.append(self.sweep_error)
         return found + ([error] if error else []) + self.cost.problems
 
     def default_name(self) -> str:

@@ -27,7 +27,7 @@ class PreflightCard(Panel):
         "optimizer and the activations of one pass; time is an estimate until it is measured with "
         "real steps. Of several devices the card tells what each needs, and what it sends to the "
         "others in a step: with the whole model (DDP), and with a part of it (FSDP2). A red card "
-        "does not fit: it says what to change, and F changes it."
+        "does not fit: it says what to change, and ! changes it."
     )
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class PreflightCard(Panel):
         # What stands in the way comes first: on a small terminal the end of the card is cut off.
         lines = [Content.styled(f"✗ {safe(problem)}", "$error") for problem in problems]
         if problems and fixable:
-            lines.append(Content.assemble(("F", "bold $primary"), " makes the changes needed"))
+            lines.append(Content.assemble(("!", "bold $primary"), " makes the changes needed"))
         if note:
             lines.append(Content.styled(note, "$accent"))
         lines += [
@@ -72,7 +72,7 @@ class PreflightCard(Panel):
         for warning in result.warnings:
             lines.append(Content.styled(f"! {safe(warning)}", "$warning"))
         if result.warnings and fixable and not problems:
-            lines.append(Content.assemble(("F", "bold $primary"), " takes fewer steps"))
+            lines.append(Content.assemble(("!", "bold $primary"), " takes fewer steps"))
         lines += [Content.styled(safe(note, one_line=True), "$quiet") for note in notes]
         self.query_one(Label).show(Content("\n").join(lines), layout=True)
 

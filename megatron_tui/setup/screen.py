@@ -225,7 +225,7 @@ class SetupScreen(WorkbenchScreen):
             return self._about_sweep()
         if draft.start is not None:
             return f"begins with the weights of {safe(draft.start.name, one_line=True)}: see W"
-        return f"{draft.sizing.short}: see P" if draft.sizing is not None else ""
+        return f"{draft.sizing.short}: see p" if draft.sizing is not None else ""
 
     def _show_cost(self) -> None:
         device = self.plan.device

@@ -29,8 +29,8 @@ from megatron_model.util.errors import RequestError
 from megatron_model.util.text import plural
 
 EXAMPLES = """\
-megatron-model sweep shakespeare.txt --set 'training.learning_rate=0.01..0.08 x4 log' --max-seconds 60
-megatron-model sweep shakespeare.txt --set 'model.layers=2, 4, 8' --set 'training.seed=seeds 3' --dry-run
+megatron-model sweep tale.txt --set 'training.learning_rate=0.01..0.08 x4 log' --max-seconds 60
+megatron-model sweep tale.txt --set 'model.layers=2, 4' --set 'training.seed=seeds 3' --dry-run
 megatron-model sweep --show rates
 """
 

@@ -138,7 +138,7 @@ async def test_surprise_of_a_pasted_text(runs_dir: Path, run_copy: RunFolder) ->
         shown.app.screen.post_message(Paste("a wölf\r\nsäng"))
         await until(lambda: view.query_one(HeatView).text == "a wlf\nsng")
         assert "2 unknown left out" in shown.panel("reading")
-        await shown.press("i", "asterisk", "escape")
+        await shown.press("i", "x", "escape")
         assert (await read(shown)).query_one(HeatView).text == "a wlf\nsng"
 
 
@@ -300,7 +300,7 @@ async def test_duel_of_two_checkpoints(
         assert shows[0].text == "the " + "".join(
             models[0].stream("the ", SamplingConfig(seed=1338))
         )
-        await shown.press("asterisk")
+        await shown.press("tilde")
         await fought(shown)
         assert shows[1].text == "the " + "".join(
             models[0].stream("the ", SamplingConfig(seed=1338))
@@ -378,7 +378,7 @@ async def test_several_samples_side_by_side(
 ) -> None:
     async with writing(runs_dir, size) as shown:
         await shown.set("max_new_tokens", "40")
-        await shown.press("i", *"the", "escape", "S")
+        await shown.press("i", *"the", "escape", "B")
         view = await written(shown)
         texts = [panel.query_one(StreamView).text for panel in view.query(SamplePanel)][:4]
         assert texts == [
@@ -404,7 +404,7 @@ async def test_several_samples_side_by_side(
 async def test_temperature_ladder(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
         await shown.set("max_new_tokens", "40")
-        await shown.press("i", *"the", "escape", "L")
+        await shown.press("i", *"the", "escape", "I")
         view = await written(shown)
         panels = [panel for panel in view.query(SamplePanel) if panel.display]
         assert [panel.query_one(StreamView).text for panel in panels] == [

@@ -24,7 +24,7 @@ async def test_a_run_begins_with_the_weights_of_the_one_under_the_cursor(
         app.switch_mode("runs")
         await pilot.pause()
         await until(lambda: bool(getattr(app.screen, "rows", None)))
-        await pilot.press("l")
+        await pilot.press("F")
         await until(lambda: isinstance(app.screen, AskPath))
         app.screen.query_one(Input).value = str(tmp_path / "mor.txt")
         await pilot.press("enter")

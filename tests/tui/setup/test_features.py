@@ -291,7 +291,7 @@ async def test_must_choose_a_model_for_the_text_and_say_why(runs_dir: Path, tale
         await pilot.press("end", "enter")
         await until(lambda: screen.draft.preset == "auto")
         assert screen.plan.config.model.architecture == "modern"
-        await until(lambda: "see P" in shown(screen.query_one(RunPanel)))
+        await until(lambda: "see p" in shown(screen.query_one(RunPanel)))
         assert screen.plan.command("")[3:5] == ["--preset", "auto"]
 
 
@@ -357,7 +357,7 @@ async def test_should_difference_from_the_preset(runs_dir: Path, tale: str) -> N
     async with app.run_test(size=WIDE) as pilot:
         screen = await setup(app)
         settings = screen.query_one(SettingsList)
-        await pilot.press("slash", *"layers", "enter", "9", "enter", "D")
+        await pilot.press("slash", *"layers", "enter", "9", "enter", "equals_sign")
         await until(lambda: settings.keys == ["model.layers"])
         row = "".join(segment.text for segment in settings.render_line(1))
         assert row.startswith("*layers")
@@ -371,7 +371,7 @@ async def test_should_undo_and_redo(runs_dir: Path, tale: str) -> None:
     async with app.run_test(size=WIDE) as pilot:
         screen = await setup(app)
         await pilot.press("slash", *"layers", "enter", "1", "2", "enter")
-        await pilot.press("slash", *"heads", "enter", "8", "enter", "P", "home", "enter")
+        await pilot.press("slash", *"heads", "enter", "8", "enter", "p", "home", "enter")
         await until(lambda: screen.draft.preset == "smoke")
         await pilot.press("u")
         assert (screen.draft.preset, len(screen.draft.edits)) == ("cpu", 2)
@@ -483,7 +483,7 @@ async def test_must_red_when_it_does_not_fit_and_one_key_mends_it(
         assert "lower model.layers" in card(app)
         await pilot.press("ctrl+r")
         await until(lambda: isinstance(app.screen, Confirm))
-        await pilot.press("R", "exclamation_mark")
+        await pilot.press("n", "exclamation_mark")
         await until(lambda: not screen.query_one(PreflightCard).has_class("-problem"))
         assert screen.plan.cost.fits
         await pilot.press("u")
