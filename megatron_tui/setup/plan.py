@@ -25,7 +25,7 @@ from megatron_model.planning.multi_device import (
 from megatron_model.planning.preflight import VOCABULARY_GUESS, Preflight, preflight
 from megatron_model.run.folder import check_run_name, free_name
 from megatron_model.run.taken_recipe import check_shape
-from megatron_model.sweep.grid import Point, grid
+from megatron_model.sweep.grid import Point, check_room, grid
 from megatron_model.util.errors import RequestError
 from megatron_tui.services.past_speed import Pace, shape_of
 from megatron_tui.setup.corpus_facts import CorpusFacts
