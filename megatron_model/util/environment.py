@@ -46,10 +46,11 @@ VARIABLES: tuple[Variable, ...] = (
         "how long a terminal may take no output before the run goes on without it",
         "60",
     ),
+    Variable("TMUX", "set by tmux: what is copied goes into its buffer too", kind="others"),
     Variable("NO_COLOR", "any value: the workbench is drawn without colours", kind="others"),
     Variable(
         "VISUAL, EDITOR",
-        "editor in which ctrl+g opens the prompt",
+        "editor in which ctrl+g opens the prompt, and `n` the note of a run",
         "the first of nano, vi, vim, emacs",
         "others",
     ),

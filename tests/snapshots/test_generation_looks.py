@@ -144,7 +144,7 @@ def test_attention(snap_compare: Compare, app: MegatronApp, size: tuple[int, int
 @pytest.mark.parametrize("size", SIZES)
 def test_difference(snap_compare: Compare, known: MegatronApp, size: tuple[int, int]) -> None:
     async def run_before(pilot: Pilot[Any]) -> None:
-        await pressed("D")(pilot)
+        await pressed("V")(pilot)
         await until(lambda: bool(pilot.app.screen.query(OptionList)))
         await pilot.press("end", "enter")
         await until(lambda: isinstance(pilot.app.screen, JobScreen))
@@ -156,7 +156,7 @@ def test_difference(snap_compare: Compare, known: MegatronApp, size: tuple[int, 
     assert snap_compare(known, terminal_size=size, run_before=run_before)
 
 
-@pytest.mark.parametrize("keys", [("m",), ("p",), ("ctrl+r",), ("w",)])
+@pytest.mark.parametrize("keys", [("W",), ("p",), ("ctrl+r",), ("w",)])
 def test_dialogs(snap_compare: Compare, app: MegatronApp, keys: tuple[str, ...]) -> None:
     assert snap_compare(app, terminal_size=(80, 24), run_before=pressed(*keys))
 

@@ -66,7 +66,7 @@ def test_red(snap_compare: Compare, tale: str, size: Any) -> None:
 @pytest.mark.parametrize("size", [NARROW, USUAL])
 def test_what_differs(snap_compare: Compare, app: MegatronApp, size: Any) -> None:
     keys = ("slash", *"layers", "enter", "9", "enter", "slash", *"heads", "enter", "8", "enter")
-    assert snap_compare(app, terminal_size=size, run_before=after(*keys, "D"))
+    assert snap_compare(app, terminal_size=size, run_before=after(*keys, "equals_sign"))
 
 
 def test_an_error_beside_its_field(snap_compare: Compare, app: MegatronApp) -> None:
@@ -80,7 +80,7 @@ def test_finding(snap_compare: Compare, app: MegatronApp) -> None:
 
 @pytest.mark.parametrize("size", [NARROW, USUAL])
 def test_xray(snap_compare: Compare, app: MegatronApp, size: Any) -> None:
-    looked = after("x", ready=lambda app: _looked_through(app.screen))
+    looked = after("X", ready=lambda app: _looked_through(app.screen))
     assert snap_compare(app, terminal_size=size, run_before=looked)
 
 
@@ -89,7 +89,7 @@ def _looked_through(screen: object) -> bool:
 
 
 def test_presets(snap_compare: Compare, app: MegatronApp) -> None:
-    listed = after("P", ready=lambda app: isinstance(app.screen, Pick))
+    listed = after("p", ready=lambda app: isinstance(app.screen, Pick))
     assert snap_compare(app, terminal_size=NARROW, run_before=listed)
 
 

@@ -73,7 +73,7 @@ def pressed(*keys: str) -> Callable[[Pilot[Any]], Any]:
         await until(lambda: isinstance(app.screen, TrainingScreen))
         chart = app.screen.query(Chart).first()
         await until(lambda: "┤" in chart.text or "+" in chart.text)
-        if keys == ("E",):
+        if keys == ("C",):
             run = app.workbench.training.shown
             assert run is not None
             run.active = True  # only a living run can be changed
@@ -100,7 +100,7 @@ def test_troubled(snap_compare: Compare, app: MegatronApp, size: tuple[int, int]
 
 @pytest.mark.parametrize(
     "keys",
-    [("n", "n"), ("u", "y", "x", "h", "]"), ("left", "left", "enter"), ("c",), ("E",), ("F",)],
+    [("n", "n"), ("Y", "L", "x", "h", "]"), ("left", "left", "enter"), ("c",), ("C",), ("F",)],
     ids=["alert", "zoomed-bits-log-time", "film-large", "compare", "change", "fork"],
 )
 def test_states(snap_compare: Compare, app: MegatronApp, keys: tuple[str, ...]) -> None:

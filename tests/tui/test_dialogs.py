@@ -24,7 +24,7 @@ from megatron_model.run.folder import RunFolder
 from megatron_model.util.errors import RequestError
 from megatron_tui.app import MegatronApp
 from megatron_tui.comparison.screen import ComparisonScreen
-from megatron_tui.generation.dialogs import AskText, HistoryScreen
+from megatron_tui.generation.dialogs import AskCharacter, AskText, HistoryScreen
 from megatron_tui.generation.prompt_history import PromptHistory
 from megatron_tui.services.preferences import Preferences
 from megatron_tui.setup.file_browser import FileBrowser
@@ -161,6 +161,7 @@ DIALOGS: dict[str, Callable[[], Screen[Any]]] = {
     "pick": lambda: Pick("Which one?", many(3), "1", verb="Take this one"),
     "pick-of-many": lambda: Pick("Which one?", many(60), "1"),
     "ask-path": lambda: AskPath("Save the settings as", f"{LONG}.toml", lambda *_: WORDS),
+    "ask-character": lambda: AskCharacter("Which character is to stand here?", "\n abc"),
     "pick-of-none": lambda: RunPick("Begin with the settings of which run?", []),
 }  # fmt: skip
 
@@ -179,7 +180,7 @@ def test_no_dialog_goes_unseen() -> None:
     assert dialogs_of_the_app() <= seen, "add the new one to DIALOGS"
 
 
-FROM_SETUP = ["P", "b", "x", "ctrl+s", "L", "e", "f", "d", "question_mark"]
+FROM_SETUP = ["p", "b", "X", "ctrl+s", "ctrl+l", "E", "f", "W", "at", "question_mark"]
 FROM_TRAINING = ["F", "c", "question_mark"]
 
 

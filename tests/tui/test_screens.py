@@ -16,6 +16,7 @@ from megatron_tui.app import make_app as make_real_app
 from megatron_tui.generation.screen import GenerationScreen
 from megatron_tui.plot.chart import Chart
 from megatron_tui.runs.screen import RunsScreen
+from megatron_tui.runs.table import RunsTable
 from megatron_tui.services.training import TrainingService
 from megatron_tui.setup.corpus_picker import CorpusPicker
 from megatron_tui.setup.screen import SetupScreen
@@ -288,7 +289,7 @@ async def test_markup_and_escapes_from_outside_are_text(
         await pilot.press("ctrl+o")
         await pilot.pause(0.2)
         await pilot.press("escape", "f5")
-        await until(lambda: app.screen.query_one(DataTable).row_count == 1)
+        await until(lambda: app.screen.query_one(RunsTable).row_count == 1)
         await pilot.press("D")
         await until(lambda: isinstance(app.screen, Confirm))
         assert "run[1] [x] [" in all_text(app)
@@ -350,7 +351,7 @@ async def test_the_runs_fit_a_terminal_that_is_made_smaller(runs_dir: Path) -> N
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.press("f5")
         await until(lambda: isinstance(app.screen, RunsScreen) and len(app.screen.rows) == 2)
-        table = app.screen.query_one(DataTable)
+        table = app.screen.query_one(RunsTable)
         await pilot.press("j")
         for width in (80, 120):
             await pilot.resize_terminal(width, 40)

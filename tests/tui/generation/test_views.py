@@ -396,7 +396,7 @@ async def test_several_samples_side_by_side(
         await until(lambda: isinstance(shown.app.screen, GenerationScreen))
         assert shown.text == "the" + stream(run_copy, "the", max_new_tokens=40, seed=1341)
         assert shown.value("seed") == "1341"
-        await shown.press("a")
+        await shown.press("g")
         await until(lambda: len(shown.text) == 3 + 80)
         assert shown.text == "the" + stream(run_copy, "the", max_new_tokens=80, seed=1341)
 
@@ -507,7 +507,7 @@ async def test_an_editor_that_cannot_have_the_terminal_is_said(
 
 async def test_parameter_presets(runs_dir: Path, run_copy: RunFolder) -> None:
     async with writing(runs_dir) as shown:
-        await shown.press("escape", "i")
+        await shown.press("escape", "p")
         pick = await shown.view(Pick)
         names = [entry.name for entry in pick._entries]
         options = pick.query_one(OptionList)
@@ -524,7 +524,7 @@ async def test_every_view_has_help_and_comes_back(runs_dir: Path, run_copy: RunF
     async with writing(runs_dir, NARROW) as shown:
         await shown.press("escape", "r")
         await shown.done()
-        for key, kind in (("H", SurpriseScreen), ("A", AttentionScreen), ("S", SamplesScreen)):
+        for key, kind in (("H", SurpriseScreen), ("A", AttentionScreen), ("B", SamplesScreen)):
             await shown.press(key)
             view = await shown.view(kind)
             await shown.press("question_mark")

@@ -652,7 +652,7 @@ async def test_a_run_begins_with_the_weights_of_another(
         screen.plan.change(screen.draft.with_values({"training.steps": 2}))
         screen.show_plan()
         command, wanted = screen.plan.command("by-command"), screen.plan.config
-        await pilot.press("R")
+        await pilot.press("s")
         training = app.workbench.training
         await until(lambda: training.shown is not None, 60)
         await until(lambda: training.training is None, 60)

@@ -104,7 +104,7 @@ async def test_a_dialog_takes_what_was_typed_before_it_was_there(
         line.send(ENTER)
         await until(lambda: Path("my.toml").exists())
         # To a field, and to another screen whose prompt is made only then.
-        line.send("n" + CLEAR + "quick" + "\x1bOS" + "To be", "\x1bOQ")
+        line.send("R" + CLEAR + "quick" + "\x1bOS" + "To be", "\x1bOQ")
         await at_rest(app)
         assert app.screen.query_one("#name").value == "quick"  # type: ignore[attr-defined]
         line.send("\x1bOS")
@@ -117,7 +117,7 @@ async def test_what_is_typed_over_the_first_frame_waits_for_the_screen(
 ) -> None:
     app = make_app(make_workbench(runs_dir), corpus=tale, frames_first=True)
     async with app.run_test(size=SIZE):
-        Connection(app, monkeypatch).send("n" + CLEAR + "a" * 300 + DOWN)
+        Connection(app, monkeypatch).send("R" + CLEAR + "a" * 300 + DOWN)
         await until(lambda: isinstance(app.screen, SetupScreen))
         await until(lambda: bool(app.screen.query("#name")))
         await until(lambda: app.screen.query_one("#name").value == "a" * 300)  # type: ignore[attr-defined]
