@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import DataTable
 
 from megatron_tui.app import MegatronApp
 from megatron_tui.generation.screen import GenerationScreen
 from megatron_tui.plot.chart import Chart
+from megatron_tui.runs.table import RunsTable
 from megatron_tui.setup.screen import SetupScreen
 from megatron_tui.ui.stream_view import StreamView
 from tests.tui.conftest import _utc as _utc  # the fixture counts here too
@@ -84,7 +84,7 @@ def test_generation(snap_compare: Compare, app: MegatronApp, size: tuple[int, in
 
 @pytest.mark.parametrize("size", SIZES)
 def test_runs(snap_compare: Compare, app: MegatronApp, size: tuple[int, int]) -> None:
-    listed = mode("f5", ready=lambda app: app.screen.query_one(DataTable).row_count == 2)
+    listed = mode("f5", ready=lambda app: app.screen.query_one(RunsTable).row_count == 2)
     assert snap_compare(app, terminal_size=size, run_before=listed)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from textual.widgets import DataTable, Input
+from textual.widgets import Input
 
 from megatron_model.config.fields import RunConfig
 from megatron_model.device import DeviceInfo
@@ -337,7 +337,7 @@ async def test_runs_are_listed_opened_and_deleted(runs_dir: Path) -> None:
         assert {row.standing for row in screen.rows} == {"stopped"}
         name = screen.rows[1].name
         await pilot.press("j", "D", "y")
-        await until(lambda: screen.query_one(DataTable).row_count == 1)
+        await until(lambda: screen.query_one(RunsTable).row_count == 1)
         assert not (runs_dir / name).exists()
         await pilot.press("enter")
         await until(lambda: isinstance(app.screen, TrainingScreen))

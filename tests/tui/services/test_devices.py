@@ -330,7 +330,7 @@ async def test_devices_are_offered_alone_and_together(runs_dir: Path, tale: str)
     async with app.run_test(size=NARROW) as pilot:
         screen = await setup_of(app)
         screen.plan.cores = 6
-        await pilot.press("d")
+        await pilot.press("at")
         await until(lambda: isinstance(app.screen, Pick))
         pick = app.screen
         assert isinstance(pick, Pick)
@@ -359,7 +359,7 @@ async def test_cards_are_counted_and_their_scaling_is_told(runs_dir: Path, tale:
     async with app.run_test(size=WIDE) as pilot:
         screen = await setup_of(app)
         screen.plan.devices.update({f"cuda:{number}": CARD for number in range(8)})
-        await pilot.press("d")
+        await pilot.press("at")
         await until(lambda: isinstance(app.screen, Pick))
         pick = app.screen
         assert isinstance(pick, Pick)
@@ -375,14 +375,14 @@ async def test_cards_are_counted_and_their_scaling_is_told(runs_dir: Path, tale:
         screen.show_plan()
         assert "x or more at 25 GB/s" in card_of(screen)
         assert "training.devices is 8, but this machine has 4 CUDA devices." in card_of(screen)
-        await pilot.press("F")
+        await pilot.press("exclamation_mark")
         await until(lambda: screen.plan.config.training.devices == 4)
         assert "but this machine has" not in card_of(screen)
         screen.plan.change(screen.draft.with_values({"training.batch_size": 2}))
         screen.show_plan()
         assert "is less than the 4 processes that train together" in card_of(screen)
         await pilot.press("m")
-        await pilot.press("F")
+        await pilot.press("exclamation_mark")
         await until(lambda: screen.plan.config.training.batch_size == 4)
 
 

@@ -24,7 +24,7 @@ from megatron_model.events.state import RunState
 from megatron_model.planning.preflight import Preflight, preflight
 from megatron_model.run.folder import RunFolder
 from megatron_tui.runs.listing import read_row
-from megatron_tui.runs.table import cells
+from megatron_tui.runs.table import cells, column_widths
 from megatron_tui.services import run_log
 from megatron_tui.services.past_speed import Pace, read_paces, shape_of
 from megatron_tui.services.run_log import RunLog, log_size
@@ -177,7 +177,7 @@ def test_a_run_that_used_up_its_time_is_not_said_to_lack_steps(
         "finished: 553 steps",
         "finished 553",
     ]
-    said = [cell.plain for cell in cells(read_row(folder), NOW, 30)]
+    said = [cell.plain for cell in cells(read_row(folder), NOW, column_widths(120))]
     assert said[1:3] == ["✓ finished", "553 in 1m 00s"]
 
 

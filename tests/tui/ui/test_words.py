@@ -32,7 +32,7 @@ def test_one_of_a_thing_is_not_several() -> None:
     ]  # fmt: skip
     config = with_settings(RunConfig(), {"training.batch_size": 8})
     assert "1 sequence at a time" in _warnings(config, None, 1)[0]
-    assert RunSummary("a", "finished", 1, 0, budget="5s").places()[1] == "finished 1 step in 5s"
+    assert RunSummary("a", "finished", 1, 0, budget="5s").places()[1] == "finished: 1 step"
 
 
 @pytest.mark.parametrize(
