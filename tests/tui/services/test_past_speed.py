@@ -178,7 +178,7 @@ def test_a_run_that_used_up_its_time_is_not_said_to_lack_steps(
         "finished 553",
     ]
     said = [cell.plain for cell in cells(read_row(folder), NOW, column_widths(120))]
-    assert said[1:3] == ["✓ finished", "553 in 1m 00s"]
+    assert {"✓ finished", "553 in 1m 00s"} <= set(said)
 
 
 def test_a_run_with_a_budget_does_not_count_towards_its_steps(
