@@ -122,14 +122,14 @@ def record(runs: Path, seconds: float) -> Film:
         while time.monotonic() < end:
             recorder.watch(seconds / 12)
             recorder.look(0.5)
-        [run] = list(runs.iterdir())
+        [run] = list(runs.glob("[!.]*"))
         told = ["megatron_model", "tell", "--runs-dir", str(runs), run.name, "stop"]
         subprocess.run([*python, *told], check=True)
         recorder.until(lambda _: any((run / "checkpoints").glob("step-*")), "a checkpoint")
         recorder.watch(2)
         recorder.look(1.5)
         recorder.press("f4")
-        recorder.shows("knows")
+        recorder.shows("vocabulary")
         recorder.watch(2)
         for letter in "The ":
             recorder.press(letter)

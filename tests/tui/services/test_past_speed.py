@@ -177,7 +177,7 @@ def test_a_run_that_used_up_its_time_is_not_said_to_lack_steps(
         "finished: 553 steps",
         "finished 553",
     ]
-    said = [cell.plain for cell in cells(read_row(folder), NOW, column_widths(120))]
+    said = [cell.plain for cell in cells(read_row(folder), NOW, column_widths(200))]
     assert {"✓ finished", "553 in 1m 00s"} <= set(said)
 
 
