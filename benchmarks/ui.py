@@ -136,7 +136,7 @@ class Run:
         terminal = workbench(self._folder.path.parent, "paired")
         terminal.read(20, until=b"loss,")
         terminal.read(4)
-        terminal.press(b"R")  # resumes
+        terminal.press(b"r")  # resumes
         self._wait_for_steps(begun, terminal)
         terminal.read(seconds / 2)
         since, half = len(terminal.written), time.perf_counter()

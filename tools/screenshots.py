@@ -78,7 +78,7 @@ async def tour(seconds: float) -> None:
         await until(lambda: isinstance(app.screen, SurpriseScreen) and bool(app.screen.scores), 60)
         await pilot.press(*["l"] * 30)
         await shoot(pilot, "surprise")
-        await pilot.press("escape", "D")
+        await pilot.press("escape", "V")
         await until(lambda: isinstance(app.screen, Pick), 10)
         await pilot.press("end", "enter")
         await until(lambda: isinstance(app.screen, DuelScreen) and fought(app.screen), 120)

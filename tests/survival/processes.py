@@ -229,6 +229,6 @@ def training_workbench(
     """A workbench in a terminal that trains the run."""
     with workbench(runs_dir, folder.name, env) as terminal:
         terminal.see("Resume")
-        terminal.press("s")
+        terminal.press("r")
         wait_for_reports(folder, 2)
         yield terminal

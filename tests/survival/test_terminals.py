@@ -51,9 +51,9 @@ def test_a_closed_terminal_leaves_the_run_going_and_another_one_finds_it(
     # Found in a new terminal: attached to, commanded, and taken back.
     with workbench(runs_dir, run.name) as terminal:
         terminal.see("Take back")
-        terminal.press("p")
+        terminal.press(" ")
         wait_for(lambda: run.state().status == "paused", "the pause")
-        terminal.press("p")
+        terminal.press(" ")
         wait_for(lambda: run.state().status == "running", "the run to go on")
         terminal.press("d")
         wait_for(lambda: hand_overs(run) == 2, "the run to be let go")
@@ -92,7 +92,7 @@ def test_leaving_while_training_leaves_the_run_going(run: RunFolder, runs_dir: P
 
 def test_a_paused_run_stays_paused_when_it_is_handed_over(run: RunFolder, runs_dir: Path) -> None:
     with training_workbench(runs_dir, run) as terminal:
-        terminal.press("p")
+        terminal.press(" ")
         wait_for(lambda: run.state().status == "paused", "the pause")
         terminal.press("d")
         wait_for(lambda: hand_overs(run) == 1, "the hand-over")
@@ -101,7 +101,7 @@ def test_a_paused_run_stays_paused_when_it_is_handed_over(run: RunFolder, runs_d
         handed = next(e for e in run.read_events()[0] if isinstance(e, RunHandedOver))
         assert run.state().step == handed.step
         terminal.see("‖")  # in the header: the screen knows it too
-        terminal.press("p")
+        terminal.press(" ")
         wait_for_reports(run)
 
 

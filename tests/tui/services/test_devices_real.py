@@ -51,11 +51,11 @@ async def test_two_processes_by_keys(runs_dir: Path, tale: str) -> None:
             await until(lambda: standing(app) == "running", 60)
             ranks = app.screen.query_one(RanksPanel)
             await until(lambda: ranks.query_one(Label).plain.count("MiB") == 2, 60)
-            await pilot.press("p")
+            await pilot.press("space")
             await until(lambda: standing(app) == "paused")
             await pilot.press("w")
             await until(lambda: folder.latest_checkpoint() is not None)
-            await pilot.press("p")
+            await pilot.press("space")
             await until(lambda: standing(app) == "running")
             await pilot.press("q")
             await until(lambda: isinstance(app.screen, Leave))
@@ -87,7 +87,7 @@ async def set_up_two(app: MegatronApp, pilot: Pilot[None]) -> None:
     await until(lambda: screen.facts.complete and screen.plan.device is not None, 60)
     screen.plan.change(screen.draft.with_config(tiny_config(ENDLESS)))
     screen.plan.cores = 2
-    await pilot.press("d")
+    await pilot.press("at")
     await until(lambda: isinstance(app.screen, Pick))
     pick = app.screen
     assert isinstance(pick, Pick)
