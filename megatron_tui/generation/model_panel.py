@@ -34,10 +34,10 @@ class ModelPanel(Panel):
     ModelPanel {
         height: auto;
         .row { height: 1; }
-        .row .name { width: 9; color: $quiet; }
+        .row .name { width: 11; color: $quiet; }
         .row Choice { width: 1fr; }
         .row .fact { width: 1fr; height: 1; text-wrap: nowrap; text-overflow: ellipsis; }
-        #about-model { color: $quiet; height: auto; padding-left: 9; }
+        #about-model { color: $quiet; height: auto; padding-left: 11; }
     }
     """
 
