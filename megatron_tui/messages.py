@@ -18,7 +18,7 @@ class FallbackUsed(Message):
 
 @dataclass
 class RunRequested(Message):
-    """A new run was asked for, which may begin with the weights of a model file."""
+    """A new run was asked for, which may begin with the weights of another one."""
 
     name: str
     config: RunConfig

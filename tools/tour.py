@@ -111,7 +111,7 @@ def _colour(name: str) -> str:
 def record(runs: Path, seconds: float) -> Film:
     """Go through the workbench as a person would."""
     python = [sys.executable, "-m"]
-    recorder = Recorder([*python, "megatron_tui", "--runs-dir", str(runs)])
+    recorder = Recorder([*python, "megatron_tui"])
     try:
         recorder.shows("preflight")
         recorder.watch(6)
@@ -123,7 +123,7 @@ def record(runs: Path, seconds: float) -> Film:
             recorder.watch(seconds / 12)
             recorder.look(0.5)
         [run] = list(runs.glob("[!.]*"))
-        told = ["megatron_model", "tell", "--runs-dir", str(runs), run.name, "stop"]
+        told = ["megatron_model", "tell", run.name, "stop"]
         subprocess.run([*python, *told], check=True)
         recorder.until(lambda _: any((run / "checkpoints").glob("step-*")), "a checkpoint")
         recorder.watch(2)
@@ -176,8 +176,10 @@ def main() -> None:
     for kind in ("CONFIG", "DATA", "STATE"):
         os.environ.pop(f"XDG_{kind}_HOME", None)
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["HOME"] = folder  # the pictures are nobody's own
-        film = record(Path(folder) / "runs", options.seconds)
+        # The pictures are nobody's own, and name no path of this machine.
+        runs = Path(folder) / "runs"
+        os.environ.update(HOME=folder, MEGATRON_RUNS_DIR=str(runs))
+        film = record(runs, options.seconds)
     (FOLDER / "tour.svg").write_text(as_svg(film), encoding="utf-8")
     (FOLDER / "tour.cast").write_text(as_cast(film), encoding="utf-8")
     print(f"{len(film.frames)} looks in {FOLDER.name}/")

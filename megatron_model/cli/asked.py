@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from megatron_model.cli.console import say
 from megatron_model.config.presets import ACCELERATOR_PRESET, AUTO, CPU_PRESET, PRESETS
+from megatron_model.data.corpus import find_corpus
 from megatron_model.distributed.launcher import processes_here, started_by_torchrun
-from megatron_model.run.folder import default_runs_dir, find_model
+from megatron_model.run.folder import default_runs_dir, find_model, find_run
 from megatron_model.run.request import Request, Start, ask, start_from
 from megatron_model.util.errors import RequestError
 
@@ -134,3 +135,18 @@ def _start(options: argparse.Namespace) -> Start | None:
             raise RequestError("--from-corpus belongs to --from FILE.pt.")
         return None
     return start_from(options.start, runs_dir(options), corpus=options.from_corpus, say=say)
+
+
+def start_written_down(options: argparse.Namespace) -> tuple[str, str]:
+    """Return the model that a run begins with and the text of a plain one, for another process.
+
+    A run's folder stands for its best checkpoint at the time when the new run begins.
+    """
+    if options.start is None:
+        return "", ""
+    try:
+        model = find_run(options.start, runs_dir(options)).path
+    except RequestError:
+        model = Path(options.start)
+    corpus = find_corpus(options.from_corpus).location if options.from_corpus else ""
+    return str(model.absolute()), corpus

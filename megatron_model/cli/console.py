@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Collection, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -156,3 +157,17 @@ def say(text: str) -> None:
     """Print one line for people on stderr, which may be gone: that is no reason to lose the run."""
     # One line, but with its columns: `safe` would fold their spaces too.
     streams.say(_MARK + safe(text).replace("\n", " "))
+
+
+def print_table(lines: Sequence[Sequence[str]], left: Collection[str] = ()) -> None:
+    """Print lines of cells below each other, the first one their titles.
+
+    `left`: the titles of the columns whose cells stand at the left; numbers stand at the right.
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [
+            cell.ljust(width) if title in left else cell.rjust(width)
+            for cell, width, title in zip(line, widths, lines[0], strict=True)
+        ]
+        print("  ".join(cells).rstrip())

@@ -20,7 +20,7 @@ from typing import NoReturn, Protocol, cast
 from megatron_model import __version__
 from megatron_model.util.arguments import EXIT_WRONG_REQUEST, ArgumentParser
 from megatron_model.util.environment import VARIABLES
-from megatron_model.util.errors import RequestError, RunFailedError, nearest
+from megatron_model.util.errors import SAYS, RequestError, RunFailedError, nearest
 from megatron_model.util.process import wait_without_spinning
 from megatron_model.util.streams import OutputLostError, give_up, open_streams, say
 from megatron_model.util.text import safe
@@ -153,10 +153,10 @@ def main() -> NoReturn:
         status = _run(begun)
         sys.stdout.flush()
     except RequestError as error:
-        say(f"megatron-model: {safe(str(error), one_line=True)}")
+        say(f"{SAYS}{safe(str(error), one_line=True)}")
         status = EXIT_WRONG_REQUEST
     except RunFailedError as error:
-        say(f"megatron-model: {safe(str(error), one_line=True)}")
+        say(f"{SAYS}{safe(str(error), one_line=True)}")
         status = EXIT_FAILED
     except (MemoryError, RuntimeError) as error:
         from megatron_model.training.nonfinite import is_out_of_memory
@@ -164,12 +164,12 @@ def main() -> NoReturn:
         if not is_out_of_memory(error):
             raise
         say(
-            "megatron-model: There is not enough memory for this model and text; free some, or "
+            f"{SAYS}There is not enough memory for this model and text; free some, or "
             "take a model of a smaller block size."
         )
         status = EXIT_FAILED
     except OutputLostError as error:
-        say(f"megatron-model: {error}")
+        say(f"{SAYS}{error}")
         give_up(1)
         status = EXIT_FAILED
     except BrokenPipeError:

@@ -33,7 +33,7 @@ from megatron_model.run.folder import RunFolder
 from megatron_model.run.runner import MakeLearner
 from megatron_model.run.session import memory_advice
 from megatron_model.training.nonfinite import is_out_of_memory
-from megatron_model.util.errors import RequestError, RunFailedError
+from megatron_model.util.errors import SAYS, RequestError, RunFailedError
 from megatron_model.util.process import keep_freed_memory
 from megatron_model.util.text import safe
 
@@ -105,7 +105,7 @@ def _lead(team: Team, plan: Plan, follow: Follow, say: Say) -> int:
             make_learner=partial(make_learner, team),
         )
     except RequestError as error:
-        say(f"megatron-model: {safe(str(error), one_line=True)}")
+        say(f"{SAYS}{safe(str(error), one_line=True)}")
         say_status(REFUSED)
         team.order(Kind.END)
         team.end()

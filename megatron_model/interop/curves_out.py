@@ -13,7 +13,7 @@ from megatron_model.events.tensorboard import EventFile
 from megatron_model.interop.history import read_history
 from megatron_model.run.folder import RunFolder
 from megatron_model.util.errors import RequestError
-from megatron_model.util.files import write_atomically
+from megatron_model.util.files import write_asked_for
 from megatron_model.util.text import safe
 
 COLUMNS = {
@@ -49,10 +49,7 @@ def write_csv(folder: RunFolder, path: Path) -> int:
     table = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
     table.writerow(COLUMNS)
     table.writerows(rows)
-    try:
-        write_atomically(path, out.getvalue().encode(), mode=0o666)
-    except OSError as error:
-        raise _cannot_write(path, error) from None
+    write_asked_for(path, out.getvalue().encode())
     return len(rows)
 
 

@@ -20,7 +20,7 @@ from megatron_model.interop.charts import Line, chart, legend
 from megatron_model.interop.page import line, loss, plain, section, short, table, whole
 from megatron_model.run.folder import RUN_FILE, RunFolder
 from megatron_model.util.errors import RequestError
-from megatron_model.util.files import write_atomically
+from megatron_model.util.files import write_asked_for
 from megatron_model.util.text import safe
 from megatron_model.util.toml import read_toml
 
@@ -68,11 +68,7 @@ def write_report(folders: Sequence[RunFolder], out: Path) -> None:
         f"<title>{title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}\n"
         f"{_footer(told)}</main>\n</body>\n</html>\n"
     )
-    try:
-        write_atomically(out, page.encode("utf-8", "replace"), mode=0o666)
-    except OSError as error:
-        where = safe(str(error.filename or out), one_line=True)
-        raise RequestError(f"Cannot write {where}: {error.strerror}.") from None
+    write_asked_for(out, page.encode("utf-8", "replace"))
 
 
 def _told(folder: RunFolder) -> Told:

@@ -1,6 +1,6 @@
 """The queue beside the runs: a folder with a file for each entry, and what can be done with them.
 
-Whoever changes something holds a lock for that moment; whoever only looks needs none. No torch.
+To change something takes a lock for that moment; to look takes none. No torch.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from msgspec import structs
 
@@ -25,6 +27,9 @@ FOLDER = ".queue"
 """In the folder of the runs; no run can have a name that begins with a dot."""
 
 _FILE = re.compile(r"([1-9]\d{0,8})\.json")
+_SETTLED = 1_000_000_000
+"""Nanoseconds after which a file written anew has another time: clocks of files are coarse."""
+_Version: TypeAlias = tuple[int, int, int, int]
 _PATIENCE = 10.0
 """Seconds to wait for somebody else who changes something."""
 
@@ -36,6 +41,8 @@ class Queue:
         self.runs_dir = runs_dir.absolute()
         self.path = self.runs_dir / FOLDER
         self.keeper_lock = self.path / "keeper.lock"
+        self._known: dict[str, tuple[_Version, QueueEntry]] = {}
+        """Entries as they were read last, by the names of their files: a keeper looks often."""
 
     @property
     def kept(self) -> bool:
@@ -49,17 +56,24 @@ class Queue:
             RequestError: the folder cannot be read.
         """
         self._refuse_link()
+        found, versions, now = [], {}, time.time_ns()
         try:
-            names = os.listdir(self.path)
+            with os.scandir(self.path) as files:
+                for file in files:
+                    if match := _FILE.fullmatch(file.name):
+                        with contextlib.suppress(FileNotFoundError):  # removed at this moment
+                            version = _version(file.stat(follow_symlinks=False))
+                            known = self._known.get(file.name)
+                            if known is None or known[0] != version:
+                                known = version, read_entry(self.path / file.name, int(match[1]))
+                            if now - version[2] > _SETTLED:
+                                versions[file.name] = known
+                            found.append(known[1])
         except FileNotFoundError:
             return []
         except OSError as error:
             raise _cannot("read", self.path, error) from None
-        found = [
-            read_entry(self.path / name, int(match[1]))
-            for name in names
-            if (match := _FILE.fullmatch(name)) and os.path.lexists(self.path / name)
-        ]
+        self._known = versions
         return sorted(found, key=lambda each: (each.waits, each.order, each.id))
 
     def entry(self, number: int) -> QueueEntry:
@@ -119,15 +133,30 @@ class Queue:
             tags=tuple(dict.fromkeys(tags)),
             on_interruption=on_interruption,
         )
-        entry.check()
+        [entry] = self.add_all([entry])
+        return entry
+
+    def add_all(self, entries: Iterable[QueueEntry]) -> list[QueueEntry]:
+        """Put entries behind those that wait, in their order, and return them as they are there.
+
+        Raises:
+            RequestError: one of them cannot be, and none was added; or they cannot be written down.
+        """
+        entries = list(entries)
+        for entry in entries:
+            entry.check()
         with self.locked():
             there = self.entries()
             # The numbers of files that are no entries are taken too.
             number = 1 + max((each.id for each in there), default=0)
             order = 1.0 + max((each.order for each in there), default=0.0)
-            entry = structs.replace(entry, id=number, order=order)
-            self.write(entry)
-        return entry
+            added = [
+                structs.replace(entry, id=number + place, order=order + place)
+                for place, entry in enumerate(entries)
+            ]
+            for entry in added:
+                self.write(entry)
+        return added
 
     def name_for(self, stem: str, ending: str = "") -> str:
         """Return a name for a run, made of these; whether there is one shows when it begins."""
@@ -253,6 +282,11 @@ class Queue:
     def _refuse_link(self) -> None:
         if self.path.is_symlink():
             raise RequestError(f"{safe(str(self.path))} is a link; put a folder in its place.")
+
+
+def _version(about: os.stat_result) -> _Version:
+    """Return what is another thing once a file was written anew: that makes a new file."""
+    return about.st_ino, about.st_size, about.st_mtime_ns, about.st_mode
 
 
 def _between(orders: list[float], behind: int) -> float | None:

@@ -25,19 +25,15 @@ from megatron_model.queue.folder import Queue
 from megatron_model.run import lock
 from megatron_model.run.about import About, read_about, write_about
 from megatron_model.run.folder import HAND_OVER_SECONDS, RunFolder, free_name
-from megatron_model.util.errors import RequestError
-from megatron_model.util.python_child import start_python
+from megatron_model.util.errors import SAYS, RequestError
+from megatron_model.util.files import last_line
+from megatron_model.util.python_child import start_with_log
 from megatron_model.util.text import plural, safe
 
 LOOK_SECONDS = 0.5
 """How often it looks at the queue and at what runs."""
 STALLS = 3
 """How often in a row a run may end without a word and without having come further."""
-
-_SAYS = b"megatron-model: "
-"""Begins the sentence with which a request is refused."""
-_LAST_WORDS = 4096
-"""Bytes at the end of a trainer's output among which its reason is looked for."""
 
 
 def keep(queue: Queue, say: Callable[[str], None]) -> bool:
@@ -200,16 +196,8 @@ class Keeper:
 
     def _last_words(self, entry: QueueEntry) -> tuple[str, bool]:
         """Return the last line that the trainer wrote, and whether it refused what was asked."""
-        try:
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            with open(os.open(self._queue.log(entry.id), flags), "rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_WORDS))
-                lines = [line for line in log.read(_LAST_WORDS).splitlines() if line.strip()]
-        except OSError:
-            lines = []
-        line = lines[-1] if lines else b""
-        words = safe(line.removeprefix(_SAYS).decode(errors="replace"), one_line=True)
-        return words, line.startswith(_SAYS)
+        line = last_line(self._queue.log(entry.id)).decode(errors="replace")
+        return safe(line.removeprefix(SAYS), one_line=True), line.startswith(SAYS)
 
     # What is begun
 
@@ -259,20 +247,14 @@ class Keeper:
         )
 
     def _start(self, entry: QueueEntry, devices: Sequence[int]) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         try:
-            log = os.open(self._queue.log(entry.id), flags, 0o600)
-            try:
-                self._children[entry.id] = start_python(
-                    "megatron_model",
-                    *self.command(entry),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=tuple(devices),
-                )
-            finally:
-                os.close(log)
+            self._children[entry.id] = start_with_log(
+                self._queue.log(entry.id),
+                "megatron_model",
+                *self.command(entry),
+                anew=True,
+                pass_fds=tuple(devices),
+            )
         except (OSError, ValueError) as error:  # a text with a NUL can be no argument
             reason = getattr(error, "strerror", None) or str(error)
             self._end(entry, "failed", f"Its trainer cannot be started: {reason}.")

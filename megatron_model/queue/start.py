@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 
 from megatron_model.queue.folder import Queue
 from megatron_model.util.errors import RequestError
-from megatron_model.util.python_child import start_python
+from megatron_model.util.python_child import start_with_log
 
 
 def start_keeper(queue: Queue) -> subprocess.Popen[bytes] | None:
@@ -20,22 +19,15 @@ def start_keeper(queue: Queue) -> subprocess.Popen[bytes] | None:
     """
     if queue.kept:
         return None
-    # Its own words only: a line a run.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        log = os.open(queue.path / "keeper.log", flags, 0o600)
-        try:
-            return start_python(
-                "megatron_model",
-                "queue",
-                f"--runs-dir={queue.runs_dir}",
-                "keep",
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        finally:
-            os.close(log)
+        # Its own words only: a line a run.
+        return start_with_log(
+            queue.path / "keeper.log",
+            "megatron_model",
+            "queue",
+            f"--runs-dir={queue.runs_dir}",
+            "keep",
+        )
     except OSError as error:
         raise RequestError(
             f"Cannot start the keeper of the queue: {error.strerror or error}."

@@ -16,7 +16,7 @@ from megatron_model.events.smoothing import smooth
 from megatron_model.events.state import RunState, Series
 from megatron_model.run.folder import RunFolder
 from megatron_model.util.errors import RequestError
-from megatron_model.util.files import write_atomically
+from megatron_model.util.files import write_asked_for
 from megatron_model.util.text import safe
 
 Along: TypeAlias = Literal["step", "time", "characters", "flops"]
@@ -114,7 +114,11 @@ def _at(place: float, xs: Sequence[float], ys: Sequence[float]) -> float | None:
 
 def differing(runs: Sequence[Compared]) -> list[str]:
     """Return the keys of the settings that are not the same in all runs that have any."""
-    configs = [run.config for run in runs if run.config is not None]
+    return differing_keys([run.config for run in runs if run.config is not None])
+
+
+def differing_keys(configs: Sequence[RunConfig]) -> list[str]:
+    """Return the keys of the settings that are not the same in all."""
     found: dict[str, None] = {}
     for config in configs[1:]:
         found.update(dict.fromkeys(differences(config, configs[0])))
@@ -188,24 +192,10 @@ def write_table(path: Path, runs: Sequence[Compared], by: Along = "step") -> Non
         RequestError: it names none, or the file cannot be written.
     """
     form = FORMS.get(path.suffix.lower())
-    shown = safe(str(path), one_line=True)
     if form is None:
+        shown = safe(str(path), one_line=True)
         raise RequestError(f"{shown} must end in {' or '.join(FORMS)}.")
-    write_text(path, form(runs, by))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a table that was made.
-
-    Raises:
-        RequestError: it cannot be written.
-    """
-    try:
-        write_atomically(path, text.encode(errors="backslashreplace"), mode=0o666)
-    except OSError as error:
-        raise RequestError(
-            f"Cannot write {safe(str(path), one_line=True)}: {error.strerror}."
-        ) from None
+    write_asked_for(path, form(runs, by).encode(errors="backslashreplace"))
 
 
 def _number(value: float | None, digits: int = 6) -> object:

@@ -6,12 +6,12 @@ folder to hand over, and waits for the lock: training pauses for one save and on
 
 from __future__ import annotations
 
-import os
 import subprocess
 
 from megatron_model.run.folder import RunFolder
 from megatron_model.util.errors import RequestError
-from megatron_model.util.python_child import start_python
+from megatron_model.util.files import last_line
+from megatron_model.util.python_child import open_log, start_with_log
 from megatron_model.util.text import safe
 
 TRAINER_LOG = "trainer.log"
@@ -25,18 +25,7 @@ def start_successor(folder: RunFolder) -> subprocess.Popen[bytes]:
     """
     options = ["--take-over", "--resume", str(folder.path.resolve())]
     try:
-        log = open_trainer_log(folder)
-        try:
-            return start_python(
-                "megatron_model",
-                "train",
-                *options,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        finally:
-            os.close(log)
+        return start_with_log(folder.path / TRAINER_LOG, "megatron_model", "train", *options)
     except OSError as error:
         raise RequestError(
             f"Cannot start a process for {safe(folder.name, one_line=True)}: "
@@ -46,20 +35,9 @@ def start_successor(folder: RunFolder) -> subprocess.Popen[bytes]:
 
 def open_trainer_log(folder: RunFolder) -> int:
     """Return a descriptor to append to the run's trainer.log."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-    flags |= os.O_NONBLOCK  # a pipe in its place must not block
-    return os.open(folder.path / TRAINER_LOG, flags, 0o600)
+    return open_log(folder.path / TRAINER_LOG)
 
 
 def last_words(folder: RunFolder) -> str:
     """Return the last line of the run's trainer.log: why a successor ended, if it did."""
-    try:
-        # Not blocking, and bounded: a pipe or a device may be in its place.
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-        with open(os.open(folder.path / TRAINER_LOG, flags), "rb") as log:
-            log.seek(0, os.SEEK_END)
-            log.seek(max(0, log.tell() - 4096))
-            lines = (log.read(4096) or b"").decode(errors="replace").strip().splitlines()
-    except OSError:
-        return ""
-    return safe(lines[-1], one_line=True) if lines else ""
+    return safe(last_line(folder.path / TRAINER_LOG).decode(errors="replace"), one_line=True)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from megatron_model.config.fields import RunConfig, with_settings
+from megatron_model.data.corpus import find_corpus
 from megatron_model.planning.preflight import preflight
 from megatron_model.queue import Queue, QueueEntry
-from megatron_model.run.folder import check_run_name
+from megatron_model.run.about import About, check_about, read_about
+from megatron_model.run.folder import check_run_name, list_runs
 from megatron_model.util.errors import RequestError
 from megatron_model.util.text import plural
 
@@ -71,16 +75,27 @@ def check_room(points: Sequence[Point], vocabulary: int, disk_free: int | None) 
 
 
 def tag_of(name: str) -> str:
-    """Return the tag of the runs of a sweep."""
-    return TAG + name
+    """Return the tag of the runs of a sweep, in the characters that a tag may have.
+
+    Raises:
+        RequestError: the name is too long for a tag.
+    """
+    tag = TAG + re.sub(r"[^\w.:-]", "-", name)
+    try:
+        check_about(About(tags=(tag,)))
+    except RequestError:
+        longest = 50 - len(TAG)
+        raise RequestError(f"The name of a sweep has at most {longest} characters.") from None
+    return tag
 
 
 def add_sweep(
     queue: Queue, name: str, points: Sequence[Point], *, start: str = "", start_corpus: str = ""
-) -> list[QueueEntry]:
-    """Put the runs of a sweep behind those that wait; those that are in the queue already stay.
+) -> None:
+    """Put the runs of a sweep behind those that wait; those that are there already stay.
 
-    So one that was interrupted while it was being added is made whole by asking again.
+    So a sweep that was interrupted while it was added is made whole by asking for it again, and
+    nothing is trained twice.
 
     Args:
         queue: where they wait.
@@ -94,31 +109,36 @@ def add_sweep(
     """
     check_run_name(name)
     tag = tag_of(name)
-    there = {
-        point_of(entry.config, points): entry for entry in queue.entries() if tag in entry.tags
-    }
-    entries = []
+    there = [entry.config for entry in queue.entries() if tag in entry.tags]
+    there += configs_of_runs(queue, tag)
+    missing = []
+    corpora: dict[str, str] = {}  # a folder may have many files
     for number, point in enumerate(points):
-        entry = there.get(number)
-        if entry is None:
-            entry = queue.add(
-                point.config,
-                name=_run_name(name, number, point),
-                start=start,
-                start_corpus=start_corpus,
-                tags=(tag,),
+        corpus = point.config.data.corpus
+        if corpus not in corpora:
+            corpora[corpus] = find_corpus(corpus).location
+        config = with_settings(point.config, {"data.corpus": corpora[corpus]})
+        if config not in there:
+            missing.append(
+                QueueEntry(
+                    name=_run_name(name, number, point),
+                    config=config,
+                    start=start,
+                    start_corpus=start_corpus,
+                    tags=(tag,),
+                )
             )
-        entries.append(entry)
-    return entries
+    queue.add_all(missing)
 
 
-def point_of(config: RunConfig, points: Sequence[Point]) -> int | None:
-    """Return which combination a run is; None for another sweep of the same name."""
-    corpus = {"data.corpus": config.data.corpus}
-    for number, point in enumerate(points):
-        if with_settings(point.config, corpus) == config:
-            return number
-    return None
+def configs_of_runs(queue: Queue, tag: str) -> list[RunConfig]:
+    """Return the settings of the runs beside a queue that have a tag."""
+    found = []
+    for folder in list_runs(queue.runs_dir):
+        if tag in read_about(folder).tags:
+            with contextlib.suppress(RequestError):
+                found.append(folder.read_config())
+    return found
 
 
 def _run_name(name: str, number: int, point: Point) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from megatron_model.config.fields import RunConfig, differences, get_setting
+from megatron_model.config.fields import RunConfig, get_setting
 from megatron_model.queue import Queue
 from megatron_model.run.about import read_about
+from megatron_model.run.comparison import differing_keys
 from megatron_model.run.folder import list_runs
 from megatron_model.sweep.grid import TAG, tag_of
 from megatron_model.util.errors import RequestError
@@ -52,9 +54,9 @@ def sweep_results(queue: Queue, name: str) -> SweepResults:
     if not runs:
         there = ", ".join(sweep_names(queue)) or "none"
         raise RequestError(f'There is no sweep "{safe(name, one_line=True)}"; there are: {there}.')
-    keys = dict.fromkeys(key for one in runs[1:] for key in differences(runs[0].config, one.config))
+    keys = differing_keys([one.config for one in runs])
     runs.sort(key=lambda one: (math.inf if one.loss is None else one.loss, one.name))
-    return SweepResults(list(keys), runs)
+    return SweepResults(keys, runs)
 
 
 def sweep_names(queue: Queue) -> list[str]:
@@ -62,6 +64,13 @@ def sweep_names(queue: Queue) -> list[str]:
     tags = {tag for entry in queue.entries() for tag in entry.tags}
     tags.update(tag for folder in list_runs(queue.runs_dir) for tag in read_about(folder).tags)
     return sorted(tag.removeprefix(TAG) for tag in tags if tag.startswith(TAG))
+
+
+def free_sweep_name(queue: Queue, stem: str) -> str:
+    """Return a name that no sweep has, made of this one."""
+    taken = {tag_of(name) for name in sweep_names(queue)}
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    return next(name for name in names if tag_of(name) not in taken)
 
 
 def _begun(queue: Queue, tag: str) -> Iterator[Outcome]:

@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+SAYS = "megatron-model: "
+"""Begins the sentence with which the command line refuses what was asked."""
+
 
 class RequestError(ValueError):
     """The request is wrong; the message names the field, file or character and says what to do.

@@ -16,9 +16,12 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from megatron_model.util.errors import RequestError
 from megatron_model.util.fallback import UNSUPPORTED, do_without
-from megatron_model.util.text import cut_to_bytes
+from megatron_model.util.text import cut_to_bytes, safe
 
+_LAST_BYTES = 4096
+"""Of a log, among which its last line is looked for."""
 SUMS_FILE = "SHA256SUMS"
 """As ``sha256sum --check`` reads it."""
 
@@ -41,6 +44,43 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_asked_for(path: Path, data: bytes) -> None:
+    """Write a file that a person asked for by its name, with the mode that new files have here.
+
+    Raises:
+        RequestError: it cannot be written.
+    """
+    try:
+        write_atomically(path, data, mode=0o666)
+    except OSError as error:
+        where = safe(str(path), one_line=True)
+        raise RequestError(f"Cannot write {where}: {error.strerror or error}.") from None
+
+
+def last_line(path: Path) -> bytes:
+    """Return the last line of a log that is not empty; nothing where it cannot be read."""
+    try:
+        # Not blocking, and bounded: a pipe or a device may be in its place.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(path, flags), "rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_BYTES))
+            lines = [line for line in (log.read(_LAST_BYTES) or b"").splitlines() if line.strip()]
+    except OSError:
+        return b""
+    return lines[-1].strip() if lines else b""
+
+
+def free_bytes(path: Path) -> int | None:
+    """Return what is free on the disk of a file or folder, which need not be there yet."""
+    path = path.absolute()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    try:
+        return shutil.disk_usage(path).free
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager

@@ -69,6 +69,37 @@ def start_python(
     )
 
 
+def start_with_log(
+    log: Path, module: str, *arguments: str, anew: bool = False, **options: Any
+) -> subprocess.Popen[bytes]:
+    """Start a process as `start_python` does, whose output goes behind what is in a file.
+
+    Args:
+        log: the file; `anew` empties it first.
+        module: its name, as after ``python -m``.
+        arguments: for it.
+        anew: whether the file begins anew.
+        options: of `subprocess.Popen`.
+
+    Raises:
+        OSError: it cannot be started, or the file cannot be made.
+    """
+    output = open_log(log, anew=anew)
+    try:
+        return start_python(
+            module, *arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **options
+        )
+    finally:
+        os.close(output)
+
+
+def open_log(path: Path, *, anew: bool = False) -> int:
+    """Return a descriptor to append to a log with."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags |= os.O_NONBLOCK  # a pipe in its place must not block
+    return os.open(path, flags | (os.O_TRUNC if anew else 0), 0o600)
+
+
 def _site_folders() -> list[str]:
     """Return where Python looks for packages by itself."""
     folders = list(site.getsitepackages())

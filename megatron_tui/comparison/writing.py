@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from textual.app import App
 
 from megatron_model.run.comparison import FORMS, Along, Compared, write_table
-from megatron_model.util.errors import RequestError
-from megatron_tui.ui.pick import AskPath
+from megatron_tui.ui.pick import AskPath, write_where
 
 FIRST = "comparison.csv"
 
@@ -20,24 +17,10 @@ def ask_where_to_write(app: App[Any], runs: Sequence[Compared], by: Along = "ste
     """Ask for a file that ends in .csv or .md, and write the table."""
 
     def write(typed: str, again: bool) -> str:
-        return written(typed, again, lambda path: write_table(path, runs, by))
+        return write_where(typed, again, lambda path: write_table(path, runs, by))
 
     title = f"Write the table to a file that ends in {' or '.join(FORMS)}"
     app.push_screen(AskPath(title, FIRST, write), lambda typed: _tell(app, typed))
-
-
-def written(typed: str, again: bool, write: Callable[[Path], object]) -> str:
-    """Write a file; return why not, and the first time also where there is one already."""
-    path = Path(typed).expanduser()
-    if not typed.strip():
-        return "The file needs a name."
-    if os.path.lexists(path) and not again:
-        return "There is such a file; enter again replaces it."
-    try:
-        write(path)
-    except RequestError as error:
-        return str(error)
-    return ""
 
 
 def _tell(app: App[Any], typed: str | None) -> None:

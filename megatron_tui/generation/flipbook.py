@@ -12,8 +12,7 @@ from textual.content import Content
 
 from megatron_model.config.fields import SamplingConfig
 from megatron_model.run.folder import RunFolder
-from megatron_model.util.files import write_atomically
-from megatron_model.util.user_folders import expanded
+from megatron_model.util.files import write_asked_for
 from megatron_tui.generation.insight_panels import ProblemLabel
 from megatron_tui.generation.job_screen import JobScreen
 from megatron_tui.services.model_choice import ModelChoice
@@ -21,7 +20,7 @@ from megatron_tui.services.workbench import Workbench
 from megatron_tui.ui.heat_view import PLAIN, HeatView
 from megatron_tui.ui.notice import notify
 from megatron_tui.ui.panel import Label, Panel
-from megatron_tui.ui.pick import AskPath
+from megatron_tui.ui.pick import AskPath, write_where
 
 if TYPE_CHECKING:
     from megatron_model.analysis.flipbook import Page
@@ -36,7 +35,7 @@ class PagePanel(Panel):
     EXPLANATION: ClassVar[str] = (
         "What each checkpoint of the run writes after the prompt, with the same seed and settings. "
         "Words that the page before had not are lit. Comma and full stop turn the pages, space "
-        "plays them; e writes the film: FILE.svg plays by itself, FILE.cast in asciinema, FILE.txt "
+        "plays them; w writes the film: FILE.svg plays by itself, FILE.cast in asciinema, FILE.txt "
         "is text."
     )
 
@@ -147,22 +146,12 @@ class FlipbookScreen(JobScreen["Page"]):
     def _save_as(self, typed: str, over: bool) -> str:
         from megatron_model.interop.film import EXPORTS, WRITERS, film_of_pages
 
-        path: Path = expanded(typed.strip())
-        write = WRITERS.get(path.suffix.lower())
-        if write is None:
+        form = WRITERS.get(Path(typed.strip()).suffix.lower())
+        if form is None:
             return f"The name must end in {EXPORTS}."
-        if path.is_dir():
-            return "Give the name of a file."
-        if path.exists() and not over:
-            return (
-                f"{path} already exists; press enter again to overwrite it, or type another name."
-            )
         film = film_of_pages(self.pages, self._prompt, self._chosen.run)
-        try:
-            write_atomically(path, write(film).encode("utf-8", "replace"), mode=0o644)
-        except OSError as error:
-            return f"Cannot write {path}: {error.strerror}."
-        return ""
+        data = form(film).encode("utf-8", "replace")
+        return write_where(typed, over, lambda path: write_asked_for(path, data))
 
 
 def _pages(folder: RunFolder, prompt: str, sampling: SamplingConfig) -> Iterator[Page]:

@@ -344,7 +344,7 @@ class MicroscopeScreen(JobScreen["Moment"]):
 
     def _branch(self, character: str) -> None:
         if len(self.branches) == MOST:
-            notify(self, f"There is room for {MOST} texts; X closes the one with the cursor.")
+            notify(self, f"There is room for {MOST} texts; D closes the one with the cursor.")
             return
         place = self._view(self.active).cursor
         self._let_go()

@@ -16,11 +16,10 @@ from megatron_model.run.folder import RunFolder, check_run_name
 from megatron_model.run.rename import rename_run
 from megatron_model.util.errors import RequestError
 from megatron_model.util.text import plural, safe
-from megatron_tui.comparison.writing import written
 from megatron_tui.terminal.editor import NoEditorError, edit
 from megatron_tui.ui.ask_values import AskValues, Question
 from megatron_tui.ui.dialogs import Confirm
-from megatron_tui.ui.pick import AskPath
+from megatron_tui.ui.pick import AskPath, write_where
 
 PAGE = ".html"
 """The ending of a page that reports runs over each other."""
@@ -193,7 +192,7 @@ class RunChanges:
         def take(typed: str, again: bool) -> str:
             if not typed.lower().endswith((PAGE, *FORMS)):
                 return f"It must end in {PAGE}, a page to read, or {' or '.join(FORMS)}, a table."
-            return written(typed, again, write)
+            return write_where(typed, again, write)
 
         def tell(typed: str | None) -> None:
             if typed is not None:

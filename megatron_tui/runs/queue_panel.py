@@ -48,6 +48,8 @@ class QueueTable(DataTable[RichText]):
         self._queue = queue
         self._act = act
         self._rows: list[QueueRow] = []
+        self._cells: list[list[RichText]] = []
+        """What stands in each row."""
 
     @property
     def rows_shown(self) -> list[QueueRow]:
@@ -66,13 +68,15 @@ class QueueTable(DataTable[RichText]):
 
     def show(self, rows: list[QueueRow], now: float) -> None:
         """Show these; the cursor stays on its entry."""
-        if rows == self._rows and not self._rows:
-            return
-        chosen = self.chosen
+        cells = [_cells(row, now) for row in rows]
+        chosen, before = self.chosen, [row.entry.id for row in self._rows]
         self._rows = rows
+        if cells == self._cells and before == [row.entry.id for row in rows]:
+            return  # nothing that can be seen: nothing is sent
+        self._cells = cells
         self.clear()
-        for row in rows:
-            self.add_row(*_cells(row, now), key=str(row.entry.id))
+        for row, line in zip(rows, cells, strict=True):
+            self.add_row(*line, key=str(row.entry.id))
         numbers = [row.entry.id for row in rows]
         if chosen is not None and chosen.entry.id in numbers:
             self.move_cursor(row=numbers.index(chosen.entry.id))
@@ -156,12 +160,12 @@ class QueuePanel(Panel):
 
     def __init__(self, workbench: Workbench) -> None:
         super().__init__("queue", id="queue-panel")
-        self._workbench = workbench
+        self._queue = Queue(workbench.runs_dir)
         self._reading = False
         self._again = False
         self._problem = ""
         """Why the queue cannot be read, if that is so."""
-        self.table = QueueTable(Queue(workbench.runs_dir), self._act)
+        self.table = QueueTable(self._queue, self._act)
 
     def compose(self) -> ComposeResult:
         """One table."""
@@ -183,11 +187,11 @@ class QueuePanel(Panel):
             self._again = True
             return
         self._reading, self._again = True, False
-        runs_dir, now = self._workbench.runs_dir, time.time()
+        now = time.time()
 
         def find() -> Iterator[list[QueueRow] | RequestError]:
             try:
-                yield read_queue(runs_dir, now)
+                yield read_queue(self._queue, now)
             except RequestError as error:
                 yield error
 

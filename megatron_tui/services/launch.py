@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 from megatron_model.run.command_folder import CommandFolder
 from megatron_model.run.folder import RunFolder
 from megatron_model.run.handover import TRAINER_LOG, open_trainer_log
-from megatron_model.util.errors import RequestError
+from megatron_model.util.errors import SAYS, RequestError
 from megatron_model.util.text import safe
 
 
@@ -28,8 +28,6 @@ class Process(Protocol):
 StartProcess: TypeAlias = Callable[[RunFolder], Process]
 """Starts a process that goes on with a run; see megatron_model/run/handover.py."""
 
-SAYS = b"megatron-model: "
-"""Begins the sentence with which a request is refused."""
 _LONGEST = 1 << 20
 
 
@@ -88,10 +86,10 @@ class Launch:
 
     def why(self) -> str:
         """Return why they never trained: the refusal, or the last line they wrote."""
-        lines = [line for line in self._log.read(_LONGEST).splitlines() if line.strip()]
+        output = self._log.read(_LONGEST).decode(errors="replace")
+        lines = [line for line in output.splitlines() if line.strip()]
         refusals = [line.removeprefix(SAYS) for line in lines if line.startswith(SAYS)]
-        found = (refusals or lines or [b""])[-1].decode(errors="replace")
-        words = safe(found, one_line=True)
+        words = safe((refusals or lines or [""])[-1], one_line=True)
         return words or f"The {self.devices} processes ended at once, without a word."
 
     def close(self) -> None:

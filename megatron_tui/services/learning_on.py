@@ -21,7 +21,7 @@ def learning_on(model: RunFolder, corpus: str, runs_dir: Path) -> RunFolder:
 
 
 def begun_with(model: Path, config: RunConfig, runs_dir: Path, name: str) -> RunFolder:
-    """Return a run with just these settings that begins with the weights of a model file.
+    """Return a run with just these settings that begins with the weights of another one.
 
     Raises:
         RequestError: model or text cannot be read, or the folder not be written.

@@ -14,6 +14,7 @@ from megatron_model.events.schema import local_time
 from megatron_model.queue import Queue, QueueEntry, start_keeper
 from megatron_model.run.folder import RunFolder, list_runs
 from megatron_model.sweep.grid import Point, add_sweep
+from megatron_model.sweep.results import free_sweep_name
 from megatron_model.util.errors import RequestError
 from megatron_model.util.text import plural
 from megatron_tui.services.past_speed import Pace, read_paces, shape_of
@@ -85,13 +86,13 @@ def seconds_of(config: RunConfig, paces: Mapping[tuple[object, ...], Pace]) -> f
     return None if pace is None else training.steps * pace.seconds_per_step
 
 
-def read_queue(runs_dir: Path, now: float) -> list[QueueRow]:
-    """Return what is in the queue beside these runs; reads files, so not on the screen's thread.
+def read_queue(queue: Queue, now: float) -> list[QueueRow]:
+    """Return what is in a queue; reads files, so not on the screen's thread.
 
     Raises:
         RequestError: a folder cannot be read.
     """
-    entries = Queue(runs_dir).entries()
+    entries, runs_dir = queue.entries(), queue.runs_dir
     if not any(entry.state in ACTIVE for entry in entries):
         return [QueueRow(entry) for entry in entries]
     left: dict[int, float | None] = {}
@@ -106,7 +107,7 @@ def read_queue(runs_dir: Path, now: float) -> list[QueueRow]:
 def enqueued(runs_dir: Path, name: str, config: RunConfig, model: Path | None = None) -> str:
     """Put a run behind those that wait, have a keeper at work, and say when its turn comes.
 
-    `model`: the file of the weights that it begins with, if any.
+    `model`: the folder of the run whose weights it begins with, if any.
 
     Raises:
         RequestError: it cannot be written down, or no keeper can be started.
@@ -116,7 +117,7 @@ def enqueued(runs_dir: Path, name: str, config: RunConfig, model: Path | None = 
     number = queue.add(config, name=name, start=start).id
     rows: list[QueueRow] = []
     with contextlib.suppress(RequestError):  # the outlook is a luxury
-        rows = [row for row in read_queue(runs_dir, now) if row.entry.state in ACTIVE]
+        rows = [row for row in read_queue(queue, now) if row.entry.state in ACTIVE]
     start_keeper(queue)
     places = [row.entry.id for row in rows]
     if number not in places:
@@ -134,10 +135,13 @@ def enqueued(runs_dir: Path, name: str, config: RunConfig, model: Path | None = 
 def swept(runs_dir: Path, name: str, points: Sequence[Point], model: Path | None = None) -> str:
     """Put the runs of a sweep behind those that wait, and have a keeper at work; say so.
 
+    One that another sweep has the name of gets a number.
+
     Raises:
         RequestError: they cannot be written down, or no keeper can be started.
     """
     queue = Queue(runs_dir)
+    name = free_sweep_name(queue, name)
     add_sweep(queue, name, points, start="" if model is None else str(model.absolute()))
     start_keeper(queue)
     return f"{plural(len(points), 'run')} of the sweep {name} are in the queue: see Runs."

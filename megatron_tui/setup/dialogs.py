@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -13,9 +12,9 @@ from textual.screen import Screen
 from megatron_model.config.fields import RunConfig, config_from_toml, config_to_toml
 from megatron_model.config.presets import AUTO, PRESETS
 from megatron_model.planning.preflight import preflight
-from megatron_model.run.folder import RunFolder, find_model, list_runs
+from megatron_model.run.folder import RunFolder, list_runs
 from megatron_model.util.errors import RequestError
-from megatron_model.util.files import write_atomically
+from megatron_model.util.files import write_asked_for
 from megatron_model.util.text import safe
 from megatron_model.util.user_folders import expanded
 from megatron_tui.setup.device_lookup import DeviceLookup
@@ -25,7 +24,7 @@ from megatron_tui.ui import formatting
 from megatron_tui.ui.dialogs import Confirm
 from megatron_tui.ui.draft import Beginning, SetupDraft
 from megatron_tui.ui.notice import Say
-from megatron_tui.ui.pick import AskPath, Entry, Pick, RunPick
+from megatron_tui.ui.pick import AskPath, Entry, Pick, RunPick, write_where
 
 MOST_RUNS = 50
 
@@ -157,9 +156,8 @@ class SetupDialogs:
         def take(answer: str) -> None:
             folder = next(folder for folder in runs if folder.name == answer)
             try:
-                # The file's name alone: its tensors are read when the run starts.
-                path = find_model(str(folder.path.absolute()), folder.path.parent)
-                self._plan.begin_with(Beginning(folder.name, path, folder.read_config()))
+                place = folder.path.absolute()
+                self._plan.begin_with(Beginning(folder.name, place, folder.read_config()))
             except RequestError as error:
                 self._say(str(error), error=True)
                 return
@@ -242,15 +240,7 @@ def save_dialog(plan: SetupPlan, name: str) -> AskPath:
     """Return the dialog that writes the settings as TOML."""
 
     def save(typed: str, again: bool) -> str:
-        path = expanded(typed.strip())
-        if not typed.strip() or os.path.isdir(path):
-            return "Give the name of a file."
-        if os.path.exists(path) and not again:
-            return f"{path} exists; press enter again to replace it."
-        try:
-            write_atomically(path, config_to_toml(plan.config).encode())
-        except OSError as error:
-            return f"Cannot write {path}: {error.strerror}."
-        return ""
+        data = config_to_toml(plan.config).encode()
+        return write_where(typed, again, lambda path: write_asked_for(path, data))
 
     return AskPath("Save the settings as", f"{name or 'settings'}.toml", save)

@@ -6,7 +6,6 @@ works out the configuration, its cost, what would make it fit, and the command t
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from megatron_model.run.folder import check_run_name, free_name
 from megatron_model.run.taken_recipe import check_shape
 from megatron_model.sweep.grid import Point, check_room, grid
 from megatron_model.util.errors import RequestError
+from megatron_model.util.files import free_bytes
 from megatron_tui.services.past_speed import Pace, shape_of
 from megatron_tui.setup.corpus_facts import CorpusFacts
 from megatron_tui.setup.draft_history import DraftHistory
@@ -276,10 +276,4 @@ class SetupPlan:
 
     def look_at_disk(self) -> None:
         """Find out how much disk space there is for checkpoints."""
-        folder = self.runs_dir.absolute()
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
-        try:
-            self.disk_free = shutil.disk_usage(folder).free
-        except OSError:
-            self.disk_free = None
+        self.disk_free = free_bytes(self.runs_dir)

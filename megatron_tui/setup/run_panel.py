@@ -19,10 +19,10 @@ class RunPanel(Panel):
     """Preset, name and command; changes arrive as `Choice.Changed` and `Input.Changed`."""
 
     EXPLANATION: ClassVar[str] = (
-        "The preset is a named set of settings to start from; left and right step through them, P "
+        "The preset is a named set of settings to start from; left and right step through them, p "
         "lists them with what they cost on this machine. The name is that of the run's folder; an "
         "existing run is never overwritten. The command below starts the same run without a "
-        "screen, and c copies it."
+        "screen, and y copies it."
     )
 
     def __init__(self, preset: str) -> None:
@@ -49,12 +49,9 @@ class RunPanel(Panel):
         return self.query_one("#name", Input).value.strip()
 
     def show(self, preset: str, about: str, command: str, name_error: str) -> None:
-        """Show the preset, why it is as it is, and the command or what is wrong with the name.
-
-        `about` takes the place of the preset's description, unless it is empty.
-        """
+        """Show the preset, what is said of it, and the command or what is wrong with the name."""
         self.query_one("#preset", Choice).value = preset
-        self.query_one(".description", Label).show(about or PRESETS[preset].description)
+        self.query_one(".description", Label).show(about)
         line = self.query_one(".command", Label)
         if name_error:
             line.show(Content.styled(f"✗ {safe(name_error, one_line=True)}", "$error"))

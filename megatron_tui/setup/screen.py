@@ -19,6 +19,7 @@ from textual.events import ScreenResume
 from textual.screen import Screen
 from textual.widgets import Button, Input
 
+from megatron_model.config.fields import RunConfig
 from megatron_model.config.presets import AUTO, PRESETS
 from megatron_model.data.corpus import BUILTIN_CORPORA
 from megatron_model.run.folder import list_runs
@@ -225,7 +226,9 @@ class SetupScreen(WorkbenchScreen):
             return self._about_sweep()
         if draft.start is not None:
             return f"begins with the weights of {safe(draft.start.name, one_line=True)}: see W"
-        return f"{draft.sizing.short}: see p" if draft.sizing is not None else ""
+        if draft.sizing is not None:
+            return f"{draft.sizing.short}: see p"
+        return PRESETS[draft.preset].description
 
     def _show_cost(self) -> None:
         device = self.plan.device
@@ -299,25 +302,30 @@ class SetupScreen(WorkbenchScreen):
             # A preset is fitted to the characters of its corpus, which reading it will tell.
             self._asked = do
             self.show_plan()
-        elif self.plan.checked.varied:
-            self._ask_sweep(self._request(name))
-        elif problems := self.plan.problems:
-            request = self._request(name)
-            self.dialogs.confirm_start(problems, lambda: do(request))
         else:
-            do(self._request(name))
+            request = self._request(name)
+            go = self._ask_sweep if self.plan.checked.varied else do
+            if problems := self.plan.problems:
+                self.dialogs.confirm_start(problems, lambda: go(request))
+            else:
+                go(request)
 
     def _request(self, name: str) -> RunRequested:
         start = self.draft.start
-        return RunRequested(name, self.plan.config, start.path if start is not None else None)
+        return RunRequested(name, self.plan.config, start.folder if start is not None else None)
 
     def _enqueue(self, request: RunRequested) -> None:
-        recent_corpora.remember(self.workbench.preferences, request.config.data.corpus)
         runs_dir = self.workbench.runs_dir
+        name, config, model = request.name, request.config, request.model
+        self._line_up(config, lambda: enqueued(runs_dir, name, config, model))
+
+    def _line_up(self, config: RunConfig, do: Callable[[], str]) -> None:
+        """Put something into the queue in the background, and say what came of it."""
+        recent_corpora.remember(self.workbench.preferences, config.data.corpus)
 
         def add() -> Iterator[str | RequestError]:
             try:
-                yield enqueued(runs_dir, request.name, request.config, request.model)
+                yield do()
             except RequestError as error:
                 yield error
 
@@ -331,22 +339,12 @@ class SetupScreen(WorkbenchScreen):
         if error := self.plan.sweep_error:
             notify(self, error, error=True)
             return
-        points = self.plan.points
-        recent_corpora.remember(self.workbench.preferences, request.config.data.corpus)
-        runs_dir = self.workbench.runs_dir
-
-        def add() -> Iterator[str | RequestError]:
-            try:
-                yield swept(runs_dir, request.name, points, request.model)
-            except RequestError as error:
-                yield error
-
-        def tell(found: str | RequestError) -> None:
-            notify(self, str(found), error=isinstance(found, RequestError))
+        points, runs_dir = self.plan.points, self.workbench.runs_dir
+        name, model = request.name, request.model
 
         def begin(confirmed: bool) -> None:
             if confirmed:
-                self._in_background(add, tell, group="queue")
+                self._line_up(request.config, lambda: swept(runs_dir, name, points, model))
 
         said = [f"{key}: {', '.join(map(str, v))}" for key, v in self.plan.checked.varied.items()]
         said.append("They wait in the queue for their turn, one after the other.")

@@ -27,7 +27,7 @@ def train_command(draft: SetupDraft, *, corpus: str, name: str, runs_dir: Path) 
     verb = "sweep" if draft.check().varied else "train"
     words = ["megatron-model", verb, absolute_corpus(corpus) or "CORPUS"]
     if draft.start is not None:
-        words += ["--from", str(draft.start.path.absolute())]
+        words += ["--from", str(draft.start.folder)]
     words += ["--preset", draft.preset]
     # The command line would make these gentler; what is on the screen is what is meant.
     meant = [f"training.{name}" for name in MADE_GENTLER] if draft.start is not None else []

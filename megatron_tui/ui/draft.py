@@ -56,8 +56,8 @@ class Beginning:
 
     name: str
     """Of its run."""
-    path: Path
-    """Its file."""
+    folder: Path
+    """Of its run, whose best checkpoint at the start it is."""
     config: RunConfig
 
 

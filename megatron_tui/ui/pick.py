@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from textual import on
@@ -14,7 +16,9 @@ from textual.content import Content
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
+from megatron_model.util.errors import RequestError
 from megatron_model.util.text import safe
+from megatron_model.util.user_folders import expanded
 from megatron_tui.terminal.keyboard import answers, irreversible
 from megatron_tui.ui.key_hints import KeyHints
 from megatron_tui.ui.modal import ModalScreen, Options
@@ -207,3 +211,23 @@ class AskPath(ModalScreen[str | None]):
         self.query_one(".more", Label).show(
             Content.styled("✗ " + safe(problem, one_line=True), "$error"), layout=True
         )
+
+
+def write_where(typed: str, again: bool, write: Callable[[Path], object]) -> str:
+    """Write a file that a person named; return why not, and once also where there is one already.
+
+    Args:
+        typed: its name.
+        again: whether enter was pressed once more.
+        write: does it; what it raises as `RequestError` is the reason.
+    """
+    path = expanded(typed.strip())
+    if not typed.strip() or os.path.isdir(path):
+        return "Give the name of a file."
+    if os.path.lexists(path) and not again:
+        return f"{path} already exists; press enter again to overwrite it, or type another name."
+    try:
+        write(path)
+    except RequestError as error:
+        return str(error)
+    return ""

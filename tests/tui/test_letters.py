@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+import re
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from textual.binding import Binding
 
-from megatron_tui.keys import Declared, declared_keys, read_user_keymap
+import megatron_tui
+from megatron_tui.keys import Declared, declared_keys, read_user_keymap, shown
 from megatron_tui.letters import EXCEPTIONS, LETTERS, QUESTIONS, markdown, meaning_of
+from megatron_tui.ui.panel import Panel
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -55,3 +61,31 @@ def test_the_keys_of_before_can_be_had_back(declared: dict[str, Declared]) -> No
     assert keymap.problems == []
     assert keymap.keys["setup.copy"] == "c"
     assert len(keymap.keys) > 40
+
+
+def test_what_panels_say_of_keys_is_so(declared: dict[str, Declared]) -> None:
+    """A key that is named in the words of a panel acts in its folder, or in one of every screen."""
+    named = re.compile(r"(?<![\w'+-])([B-Zb-z!@=_]|ctrl\+\w)(?![\w'-])")  # a, A and I are words
+    folders: dict[str, set[str]] = defaultdict(set)
+    panels: dict[type[Panel], str] = {}
+    for info in pkgutil.walk_packages(megatron_tui.__path__, "megatron_tui."):
+        if info.name.endswith("__main__"):
+            continue
+        for kind in vars(importlib.import_module(info.name)).values():
+            if not isinstance(kind, type) or not kind.__module__.startswith("megatron_tui"):
+                continue
+            folder = kind.__module__.split(".")[1]
+            for binding in vars(kind).get("BINDINGS", ()):
+                if isinstance(binding, Binding) and binding.id in declared:
+                    folders[folder].update(map(shown, declared[binding.id].keys))
+            if issubclass(kind, Panel):
+                panels[kind] = folder
+    wrong, found = [], 0
+    for panel, folder in panels.items():
+        there = folders[folder] | folders["ui"] | (folders["setup"] if folder == "ui" else set())
+        for key in named.findall(panel.EXPLANATION):
+            found += 1
+            if key.replace("ctrl+", "^") not in {one.replace("ctrl+", "^") for one in there}:
+                wrong.append((panel.__name__, key))
+    assert found > 12, "the search would prove nothing"
+    assert wrong == []

@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 
 from megatron_model.cli.asked import RUN_HELP, runs_dir
-from megatron_model.cli.console import say
-from megatron_model.run.comparison import AXES, as_csv, as_markdown, read_run, table, write_text
+from megatron_model.cli.console import print_table, say
+from megatron_model.run.comparison import AXES, as_csv, as_markdown, read_run, table
 from megatron_model.run.folder import find_run
 from megatron_model.util.errors import RequestError
+from megatron_model.util.files import write_asked_for
 from megatron_model.util.text import safe
 
 EXAMPLES = """\
@@ -39,28 +40,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the table, or write it where that was asked."""
     kept = runs_dir(options)
-    folders = {find_run(name, kept).path.absolute(): name for name in options.run}
+    named = [find_run(name, kept) for name in options.run]
+    folders = {folder.path.absolute(): folder for folder in named}
     if len(folders) < 2:
         raise RequestError("compare needs two runs or more.")
-    runs = [read_run(find_run(name, kept)) for name in folders.values()]
+    runs = [read_run(folder) for folder in folders.values()]
     for path, form in ((options.csv, as_csv), (options.markdown, as_markdown)):
         if path is not None:
-            write_text(path, form(runs, options.by))
+            write_asked_for(path, form(runs, options.by).encode(errors="backslashreplace"))
             say(f"wrote {safe(str(path), one_line=True)}")
     if options.csv is None and options.markdown is None:
-        _print(*table(runs, options.by))
+        titles, rows = table(runs, options.by)
+        lines = [titles, *([_cut(str(cell)) for cell in row] for row in rows)]
+        print_table(lines, left=("run",))
     return 0
-
-
-def _print(titles: list[str], rows: list[list[object]]) -> None:
-    lines = [[_cut(str(cell)) for cell in line] for line in [list[object](titles), *rows]]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = [
-            cell.ljust(width) if title == "run" else cell.rjust(width)
-            for cell, width, title in zip(line, widths, titles, strict=True)
-        ]
-        print("  ".join(cells).rstrip())
 
 
 def _cut(cell: str) -> str:

@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     from megatron_model.analysis.flipbook import turn_pages
     from megatron_model.cli.output import read_prompt
     from megatron_model.interop.film import EXPORTS, WRITERS, film_of_pages
-    from megatron_model.util.files import write_atomically
+    from megatron_model.util.files import write_asked_for
 
     if ending not in WRITERS:
         raise RequestError(f"{safe(str(output), one_line=True)} must end in {EXPORTS}.")
@@ -68,10 +68,6 @@ def run(options: argparse.Namespace) -> int:
     if output is None:
         sys.stdout.write(written)
         return 0
-    try:
-        write_atomically(output, written.encode("utf-8", "replace"), mode=0o644)
-    except OSError as error:
-        shown = safe(str(output), one_line=True)
-        raise RequestError(f"Cannot write {shown}: {error.strerror}.") from None
+    write_asked_for(output, written.encode("utf-8", "replace"))
     say(f"wrote {safe(str(output), one_line=True)}")
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import get_args
 
 from megatron_model.cli.asked import (
@@ -12,6 +11,7 @@ from megatron_model.cli.asked import (
     add_start,
     request,
     runs_dir,
+    start_written_down,
 )
 from megatron_model.cli.console import say
 from megatron_model.config.schema import number
@@ -20,7 +20,7 @@ from megatron_model.queue.entry import OnInterruption, QueueEntry
 from megatron_model.queue.folder import Queue
 from megatron_model.queue.keeper import keep
 from megatron_model.queue.start import start_keeper
-from megatron_model.run.folder import check_run_name, find_run
+from megatron_model.run.folder import check_run_name
 from megatron_model.util.errors import RequestError
 from megatron_model.util.text import safe
 
@@ -99,10 +99,7 @@ def _add(queue: Queue, options: argparse.Namespace) -> None:
     _expect(options, 1, "one CORPUS: a text file, a folder or builtin:NAME")
     options.corpus = options.objects[0]
     asked = request(options)
-    model, start_corpus = "", ""
-    if options.start is not None:  # the keeper works elsewhere
-        model = str(_path_of(options.start, queue).absolute())
-        start_corpus = find_corpus(options.from_corpus).location if options.from_corpus else ""
+    model, start_corpus = start_written_down(options)
     if options.name is not None:
         check_run_name(options.name)
     corpus = find_corpus(options.corpus).name
@@ -118,14 +115,6 @@ def _add(queue: Queue, options: argparse.Namespace) -> None:
     line = [each.id for each in queue.entries() if each.waits]
     place = f", place {line.index(entry.id) + 1} of {len(line)}" if entry.id in line else ""
     say(f"entry {entry.id}: {entry.name}{place}")
-
-
-def _path_of(model: str, queue: Queue) -> Path:
-    """Return where a model is that is there: a run's folder, or what else was named."""
-    try:
-        return find_run(model, queue.runs_dir).path
-    except RequestError:
-        return Path(model)
 
 
 def _list(queue: Queue, *, as_json: bool) -> None:

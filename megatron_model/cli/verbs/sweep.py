@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import shutil
 
 from megatron_model.cli.asked import (
     CORPUS_HELP,
@@ -14,18 +12,18 @@ from megatron_model.cli.asked import (
     key_and_value,
     request,
     runs_dir,
+    start_written_down,
 )
-from megatron_model.cli.console import say
+from megatron_model.cli.console import print_table, say
 from megatron_model.config.fields import all_fields, get_setting
 from megatron_model.config.schema import number
-from megatron_model.data.corpus import find_corpus
 from megatron_model.planning.preflight import preflight
 from megatron_model.queue import Queue, start_keeper
-from megatron_model.run.folder import find_model
 from megatron_model.sweep.grid import Point, add_sweep, check_room, grid
-from megatron_model.sweep.results import SweepResults, sweep_names, sweep_results, table
+from megatron_model.sweep.results import SweepResults, free_sweep_name, sweep_results, table
 from megatron_model.sweep.values import values_of
 from megatron_model.util.errors import RequestError
+from megatron_model.util.files import free_bytes
 from megatron_model.util.text import plural
 
 EXAMPLES = """\
@@ -40,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("corpus", metavar="CORPUS", nargs="?", help=CORPUS_HELP)
     add_start(parser)
     add_configuration(parser)
-    parser.add_argument("--name", help="name of the sweep (default: sweep-1, sweep-2, ...)")
+    parser.add_argument("--name", help="name of the sweep (default: sweep, sweep-2, ...)")
     parser.add_argument("--max-seconds", type=number, metavar="S", help="time budget of each run")
     parser.add_argument(
         "--dry-run", action="store_true", help="say which runs it would be, and how long they take"
@@ -71,11 +69,8 @@ def run(options: argparse.Namespace) -> int:
         for point in points:
             print(", ".join(f"{key}={value}" for key, value in point.values.items()))
         return 0
-    name = options.name or _free_name(queue)
-    start, start_corpus = "", ""
-    if options.start is not None:  # the keeper works elsewhere
-        start = str(find_model(options.start, queue.runs_dir).absolute())
-        start_corpus = find_corpus(options.from_corpus).location if options.from_corpus else ""
+    name = options.name or free_sweep_name(queue, "sweep")
+    start, start_corpus = start_written_down(options)
     add_sweep(queue, name, points, start=start, start_corpus=start_corpus)
     start_keeper(queue)
     say(f"in the queue; megatron-model sweep --show {name} tells what came of it")
@@ -91,7 +86,7 @@ def _varied(options: argparse.Namespace) -> dict[str, list[object]]:
             varied[key] = values
             options.set[index] = f"{key}={values[0]}"
         else:
-            varied.pop(key, None)  # the last word counts
+            varied.pop(key, None)  # of two requests the later one counts
     return varied
 
 
@@ -101,10 +96,7 @@ def _foretell(points: list[Point], vocabulary: int, characters: int, queue: Queu
 
     training = points[0].config.training
     device = measured_device(training.device, training.precision)
-    folder = queue.runs_dir
-    while not folder.exists():
-        folder = folder.parent
-    check_room(points, vocabulary, shutil.disk_usage(folder).free)
+    check_room(points, vocabulary, free_bytes(queue.runs_dir))
     seconds = [
         preflight(
             point.config, characters=characters, vocabulary_size=vocabulary, device=device
@@ -116,20 +108,10 @@ def _foretell(points: list[Point], vocabulary: int, characters: int, queue: Queu
     say(f"a sweep of {plural(len(points), 'run')}{about}")
 
 
-def _free_name(queue: Queue) -> str:
-    taken = sweep_names(queue)
-    return next(name for n in itertools.count(1) if (name := f"sweep-{n}") not in taken)
-
-
 def _show(results: SweepResults, *, as_json: bool) -> None:
     if as_json:
         for one in results.runs:
             values = {key: get_setting(one.config, key) for key in results.varied}
             print(json.dumps({**one._asdict(), "config": values}))
         return
-    rows = table(results)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print(
-            "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
-        )
+    print_table(table(results), left=("run", "status"))

@@ -338,3 +338,29 @@ def test_the_examples_name_doings_that_there_are() -> None:
         "hold",
         "retry",
     }
+
+
+def test_a_file_is_read_anew_when_it_was_written_anew(queue: Queue, config: RunConfig) -> None:
+    entry = queue.add(config, name="first")
+    queue.add(config, name="second")
+    for number in (1, 2):  # written long ago
+        os.utime(queue.file(number), (1_000_000_000, 1_000_000_000))
+    first = queue.entries()
+    again = queue.entries()
+    assert all(one is other for one, other in zip(first, again, strict=True))
+    Queue(queue.runs_dir).hold(entry.id)
+    assert [each.state for each in queue.entries()] == ["held", "waiting"]
+    Queue(queue.runs_dir).remove(2)
+    assert [each.id for each in queue.entries()] == [1]
+    queue.file(1).write_text("no entry")
+    assert [each.state for each in queue.entries()] == ["damaged"]
+
+
+def test_of_several_entries_all_are_added_or_none(queue: Queue, config: RunConfig) -> None:
+    good = QueueEntry(name="good", config=config)
+    with pytest.raises(RequestError, match="run name"):
+        queue.add_all([good, QueueEntry(name="../bad", config=config)])
+    assert queue.entries() == []
+    added = queue.add_all([good, good])
+    assert [entry.id for entry in added] == [1, 2]
+    assert queue.entries() == added

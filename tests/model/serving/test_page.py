@@ -9,9 +9,9 @@ import pytest
 
 from megatron_model.serving.server import Server
 from tests.model.serving.browser import CTRL, Browser, found_browser
-from tests.model.serving.test_server import TOKEN, served
+from tests.model.serving.test_server import TOKEN
+from tests.model.serving.test_server import served as served  # the fixture counts here too
 
-__all__ = ["served"]
 pytestmark = pytest.mark.slow
 ENTER, ESCAPE = ("Enter", 13), ("Escape", 27)
 

@@ -12,13 +12,13 @@ from megatron_model.queue import Queue
 from megatron_model.run.about import About, write_about
 from megatron_model.run.folder import RunFolder
 from megatron_model.sweep.grid import MOST_RUNS, add_sweep, check_room, grid, tag_of
-from megatron_model.sweep.results import sweep_names, sweep_results, table
+from megatron_model.sweep.results import free_sweep_name, sweep_names, sweep_results, table
 from megatron_model.sweep.values import values_of
 from megatron_model.util.errors import RequestError
-from tests.model.cli.test_cli import Run, assert_refused, run
+from tests.model.cli.test_cli import Run, assert_refused
+from tests.model.cli.test_cli import run as run  # the fixture counts here too
 from tests.model.helpers import tiny_config, train
 
-__all__ = ["run"]
 RATE, LAYERS, SEED = "training.learning_rate", "model.layers", "training.seed"
 
 
@@ -91,11 +91,33 @@ def test_asking_again_adds_only_what_is_missing(runs_dir: Path, corpus: Path) ->
     queue = Queue(runs_dir)
     config = tiny_config({"data.corpus": str(corpus)})
     add_sweep(queue, "rates", grid(config, {RATE: [0.01, 0.02]}))
-    entries = add_sweep(queue, "rates", grid(config, {RATE: [0.01, 0.02, 0.04]}))
+    add_sweep(queue, "rates", grid(config, {RATE: [0.01, 0.02, 0.04]}))
+    entries = queue.entries()
     assert [entry.config.training.learning_rate for entry in entries] == [0.01, 0.02, 0.04]
     assert [entry.id for entry in queue.entries()] == [1, 2, 3]
     assert {entry.tags for entry in entries} == {("sweep-rates",)}
     assert entries[0].name == "rates-learning_rate-0.01"
+
+
+def test_a_run_that_is_there_is_not_trained_again(runs_dir: Path, corpus: Path) -> None:
+    """Also where its entry was taken out of the queue."""
+    queue = Queue(runs_dir)
+    points = grid(tiny_config({"data.corpus": str(corpus)}), {SEED: [1, 2]})
+    folder = RunFolder.create(runs_dir, "begun", points[0].config)
+    write_about(folder, About("", (tag_of("seeds"),)))
+    add_sweep(queue, "seeds", points)
+    assert [entry.config.training.seed for entry in queue.entries()] == [2]
+
+
+def test_a_sweep_may_be_called_as_a_run_may(runs_dir: Path, corpus: Path) -> None:
+    queue = Queue(runs_dir)
+    points = grid(tiny_config({"data.corpus": str(corpus)}), {SEED: [1, 2]})
+    add_sweep(queue, "été, two words", points)
+    assert len(sweep_results(queue, "été, two words").runs) == 2
+    assert free_sweep_name(queue, "été, two words") == "été, two words-2"
+    assert free_sweep_name(queue, "other") == "other"
+    with pytest.raises(RequestError, match="at most 44 characters"):
+        add_sweep(queue, "x" * 45, points)
 
 
 def test_the_best_run_stands_first(runs_dir: Path, corpus: Path) -> None:

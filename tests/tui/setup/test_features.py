@@ -19,9 +19,11 @@ from megatron_model.device import DeviceInfo
 from megatron_model.planning.measurement import Measurement
 from megatron_model.queue import Queue
 from megatron_model.run.folder import RunFolder
+from megatron_model.sweep.grid import grid
 from megatron_model.training.probe import Progress
 from megatron_tui.app import MegatronApp
 from megatron_tui.app import make_app as megatron_app
+from megatron_tui.services.queue import swept
 from megatron_tui.setup.corpus_picker import CorpusPicker
 from megatron_tui.setup.file_browser import FileBrowser
 from megatron_tui.setup.preflight_card import PreflightCard
@@ -397,7 +399,7 @@ async def test_must_save_and_load_toml(runs_dir: Path, tale: str, tmp_path: Path
         assert config_from_toml(path) == screen.plan.config
         wanted = screen.plan.config
         await pilot.press("ctrl+s", "enter")  # never overwritten without being told
-        await until(lambda: "again to replace" in shown(app.screen))
+        await until(lambda: "press enter again to overwrite it" in shown(app.screen))
         await pilot.press("escape", "p", "home", "enter")
         await until(lambda: screen.draft.preset == "smoke")
         await pilot.press("ctrl+l", *"tale-cpu.toml", "enter")
@@ -730,3 +732,33 @@ async def test_an_empty_range_is_said_beside_its_field(runs_dir: Path, corpus: P
         screen = await setup(app)
         screen.plan.change(screen.draft.with_text("training.learning_rate", "0.1..0.01 x3"))
         assert "is empty" in screen.plan.checked.errors["training.learning_rate"]
+
+
+async def test_a_sweep_that_does_not_fit_is_asked_about_first(runs_dir: Path, corpus: Path) -> None:
+    small = DeviceInfo("cpu", "2 CPU cores", "RAM", 1 << 30, 60 << 20, False, 1.5e11)
+    app = make_app(make_workbench(runs_dir, device=small), corpus=str(corpus))
+    async with app.run_test(size=WIDE) as pilot:
+        screen = await setup(app)
+        screen.plan.change(
+            screen.draft.with_text("training.seed", "seeds 2").with_text("model.embed_dim", "1024")
+        )
+        assert screen.plan.problems
+        await pilot.press("ctrl+r")
+        await until(lambda: isinstance(app.screen, Confirm))
+        assert "preflight objects" in shown(app.screen)
+        await pilot.press("y")
+        await until(lambda: "a sweep of 2 runs" in shown(app.screen))
+        await pilot.press("n")
+        assert app.screen is screen
+    assert not Queue(runs_dir).path.exists()
+
+
+def test_a_second_sweep_of_a_text_has_a_name_of_its_own(
+    runs_dir: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("megatron_tui.services.queue.start_keeper", lambda queue: None)
+    config = with_settings(RunConfig(), {"data.corpus": str(corpus)})
+    for seeds in ([1, 2], [3, 4]):
+        swept(runs_dir, "tale-sweep", grid(config, {"training.seed": seeds}))
+    tags = [entry.tags for entry in Queue(runs_dir).entries()]
+    assert tags == [("sweep-tale-sweep",)] * 2 + [("sweep-tale-sweep-2",)] * 2
